@@ -1,0 +1,71 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# One stamp per set of extras; a changed setup.cfg installs again.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cutswap needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pictures, in ./demo
+	$(BIN)/cutswap-gen sample-data $(DEMO)/data --overwrite
+	$(BIN)/cutswap-gen build $(DEMO)/data --out $(DEMO)/shards --jobs $(JOBS)
+	$(BIN)/cutswap-gen preview $(DEMO)/shards --out $(DEMO)/sheets --count 4
+	$(BIN)/cutswap-det fit $(DEMO)/shards --out $(DEMO)/untuned --updates 0
+	$(BIN)/cutswap-det fit $(DEMO)/shards --out $(DEMO)/models --updates 20 --frozen-start 8 --batch 12
+	@echo; echo "untuned extractor:"
+	$(BIN)/cutswap-det eval $(DEMO)/untuned $(DEMO)/data --out $(DEMO)/results-untuned
+	@echo; echo "extractor trained for 20 updates on the negatives:"
+	$(BIN)/cutswap-det eval $(DEMO)/models $(DEMO)/data --out $(DEMO)/results
+	$(BIN)/cutswap-det score $(DEMO)/models/* $(DEMO)/data/*/test/scratch --heatmaps $(DEMO)/heatmaps
+	@echo; echo "contact sheets of the negatives: $(DEMO)/sheets"
+	@echo "curves, histograms and cases:    $(DEMO)/results"
+	@echo "heat maps of the scratches:      $(DEMO)/heatmaps"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pictures, in ./demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(DEMO)
+
+test: $(VENV)/.installed-test lint ## lint, import rules and the normal tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-slow: $(VENV)/.installed-test ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test ## ruff and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-bench ## side-by-side timings
+	$(BIN)/python benchmarks/build_floor.py
+
+clean: ## remove the environment and everything generated
+	rm -rf $(VENV) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
