@@ -1,0 +1,1 @@
+"""What both stages agree on: images, edits, negative sets, weights, errors."""

@@ -1,0 +1,33 @@
+"""SHA-256 digests of bytes, files and arrays, always as 64 lower-case hex characters."""
+
+from __future__ import annotations
+
+import hashlib
+from os import PathLike
+
+import numpy as np
+
+
+def bytes_digest(data: bytes | bytearray | memoryview) -> str:
+    """SHA-256 of `data` as hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file's bytes as hex. Raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def array_digest(array: np.ndarray) -> str:
+    """SHA-256 of an array's dtype, shape and values as hex.
+
+    The hashed bytes are the ASCII line `"<dtype> <d0> <d1> ...\\n"` (dtype as NumPy names it, e.g.
+    `uint8 256 256 3`) followed by the values in C order, little endian. The header keeps arrays of
+    equal bytes but other shapes apart.
+    """
+    header = " ".join([array.dtype.name, *map(str, array.shape)]) + "\n"
+    values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    hasher = hashlib.sha256(header.encode("ascii"))
+    hasher.update(values.reshape(-1).view(np.uint8).data)
+    return hasher.hexdigest()
