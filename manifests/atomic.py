@@ -1,0 +1,72 @@
+"""Files that are either there, whole, or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from manifests.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; it takes the place of `path` when the block ends well.
+
+    The temporary file `.<name>.tmp-<pid>` lies in the same folder, is flushed to the disk before
+    it is renamed, and is removed whatever goes wrong.
+
+    Raises:
+        OutputError: any OSError, inside the block too: folder missing or read-only, disk full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` as a whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"cannot be written, the disk is full ({reason})",
+            path=path,
+            hint="free some space or pass another --out",
+        )
+    return OutputError(
+        f"cannot be written ({reason})",
+        path=path,
+        hint="check that the folder exists and may be written to, or pass another --out",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    # The file is complete by now. This only makes its name survive a power cut, and some file
+    # systems do not offer it.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

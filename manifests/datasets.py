@@ -1,0 +1,184 @@
+"""Which images exist: a data folder opened as categories of training and test images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from manifests.categories import Category, Sample, slugify
+from manifests.dataset_formats import FORMATS, Split
+from manifests.errors import ConfigError, DataError
+from manifests.images import list_images
+
+__all__ = ["FORMATS", "Category", "Sample", "open_data", "slugify"]
+
+_PathLike = str | os.PathLike[str]
+
+# Folder names, in lower case, that say that not every image inside is good.
+_TELLING = {
+    "test",
+    "ground_truth",
+    "mask",
+    "masks",
+    "bad",
+    "defect",
+    "defects",
+    "defective",
+    "anomaly",
+    "anomalous",
+    "ng",
+    "nok",
+}
+
+
+def open_data(
+    paths: _PathLike | Sequence[_PathLike],
+    *,
+    format: str | None = None,
+    train_list: _PathLike | None = None,
+    seed: int = 0,
+    categories: Sequence[str] = (),
+) -> list[Category]:
+    """Open one or several data folders.
+
+    The layout of each folder is recognised by its marker folders: `train/good` (mvtec: one category
+    or a root of several) or `MT_Free/Imgs` (mtd). A folder with neither is read as one category of
+    good images (folder), but only if nothing in it speaks of test images, masks or defects:
+    training on defects would spoil a model silently. No pixels are read.
+
+    Args:
+        paths: data folders.
+        format: key of `FORMATS`, taken instead of recognising the layout.
+        train_list: for mtd, a text file with one file name of a free tile per line: the training
+            images; the other free tiles are for testing. Without it 80 % of the free tiles are
+            drawn.
+        seed: of that draw, 0 or more.
+        categories: names of the categories wanted, all by default.
+
+    Returns:
+        The categories, sorted by name; names are distinct.
+
+    Raises:
+        DataError: a folder is missing, empty, incomplete or ambiguous, or two categories have the
+            same name.
+        ConfigError: an unknown format or category, a negative seed, or a training list for data
+            that has its own split.
+
+    Source: ours.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise ConfigError("no data folder given")
+    if format is not None and format not in FORMATS:
+        raise ConfigError("unknown --format", expected=" | ".join(FORMATS), got=repr(format))
+    if seed < 0:
+        raise ConfigError("--seed cannot be used", expected="0 or more", got=seed)
+    roots = list(_roots(given, format))
+    if categories:
+        roots = _wanted(roots, categories)
+    _check_distinct([root for root, _ in roots])
+    if train_list is not None and all(kind != "mtd" for _, kind in roots):
+        raise ConfigError(
+            "--train-list is for data of the format mtd only; others have their own split",
+            path=train_list,
+            hint="leave it out",
+        )
+    split = Split(None if train_list is None else Path(train_list), seed)
+    found = [FORMATS[kind].read(root, split) for root, kind in roots]
+    return sorted(found, key=lambda category: category.name)
+
+
+def _roots(paths: Sequence[_PathLike], format: str | None) -> Iterator[tuple[Path, str]]:
+    """The folder and the format of every category."""
+    for path in paths:
+        # Absolute, so that "." has a name; links are kept, their names are the user's choice.
+        root = Path(os.path.abspath(path))
+        if not os.path.isdir(root):
+            what = "not a folder" if os.path.exists(root) else "no such folder"
+            raise DataError(what, path=path, expected="a data folder", hint="check the path")
+        kind = format or _recognised(root)
+        inside = FORMATS[kind].find(root)
+        if not inside:
+            raise DataError(
+                f"not laid out as --format {kind} says", path=path, expected=FORMATS[kind].looks_for
+            )
+        for folder in inside:
+            yield folder, kind
+
+
+def _recognised(root: Path) -> str:
+    marked = [kind for kind in FORMATS if kind != "folder" and FORMATS[kind].find(root)]
+    if len(marked) > 1:
+        raise DataError(
+            f"ambiguous: looks like {' and '.join(marked)}",
+            path=root,
+            hint=f"pass --format {' or --format '.join(marked)}",
+        )
+    if marked:
+        return marked[0]
+    images = list_images(root, allow_empty=True)
+    if not images:
+        is_empty = not any(root.iterdir())
+        raise DataError(
+            "the folder is empty" if is_empty else "no images and no known layout in this folder",
+            path=root,
+            expected=_layouts(),
+        )
+    _check_unlabelled(root, images)
+    return "folder"
+
+
+def _layouts() -> str:
+    return "; or ".join(f"{kind}: {form.looks_for}" for kind, form in FORMATS.items())
+
+
+def _check_unlabelled(root: Path, images: Sequence[Path]) -> None:
+    """Refuse to guess that every image is good where names suggest that some are not."""
+    sources = [image.relative_to(root) for image in images]
+    folders = [tuple(part.lower() for part in source.parts[:-1]) for source in sources]
+    is_good = ["good" in parts for parts in folders]
+    seen: dict[Path, Path] = {}
+    for source, parts, good in zip(sources, folders, is_good, strict=True):
+        stem = source.with_suffix("")
+        reason = None
+        if any(part in _TELLING or (part.startswith("mt_") and "imgs" in parts) for part in parts):
+            reason = "looks like a test image, a defect or a mask"
+        elif not good and any(is_good):
+            reason = "lies outside the folder 'good' that others lie in"
+        elif stem in seen:
+            reason = f"has the name of {seen[stem].name} and may be its mask"
+        if reason is not None:
+            raise DataError(
+                f"ambiguous: {source.as_posix()} {reason}",
+                path=root,
+                expected=_layouts(),
+                hint="pass the data set's own folder, or --format folder to take every image as "
+                "good",
+            )
+        seen[stem] = source
+
+
+def _wanted(roots: Sequence[tuple[Path, str]], names: Sequence[str]) -> list[tuple[Path, str]]:
+    known = sorted({slugify(root.name) for root, _ in roots})
+    wanted = {slugify(name): name for name in names}
+    unknown = [name for slug, name in wanted.items() if slug not in known]
+    if unknown:
+        raise ConfigError(
+            "unknown --category", expected=" | ".join(known), got=", ".join(map(repr, unknown))
+        )
+    return [(root, kind) for root, kind in roots if slugify(root.name) in wanted]
+
+
+def _check_distinct(roots: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for root in roots:
+        name = slugify(root.name)
+        if name in seen:
+            raise DataError(
+                f"two categories would be named {name!r}",
+                path=root,
+                got=f"the other is {seen[name]}",
+                hint="rename one folder, or pass it once only",
+            )
+        seen[name] = root
