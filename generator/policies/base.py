@@ -1,0 +1,157 @@
+"""What a policy gets, what it gives back, and what all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from manifests.edits import Box, Edit, render
+from manifests.errors import ConfigError
+
+MAX_REJECTIONS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class ImageContext:
+    """One normal image at one saliency level, as policies see it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, the resized normal.
+        digest: its content digest, hex.
+        valid_box: the part of the canvas that shows the image; the rest is padding, which no
+            policy reads or changes.
+        level: id of the saliency level.
+        labels: (H, W) uint8, the cluster of each pixel, 0 for the least salient, or None where no
+            policy of the build needs saliency.
+        n_clusters: the number of clusters.
+    """
+
+    image: np.ndarray
+    digest: str
+    valid_box: Box
+    level: int
+    labels: np.ndarray | None
+    n_clusters: int
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The parameters of one negative.
+
+    Attributes:
+        edits: what `manifests.edits.render` makes the negative from.
+        anchors: (2, 4) int32, the boxes `(y, x, h, w)` the edits started from, -1 where unused.
+        fallback: which path found the anchors, a position in `manifests.schema.FALLBACKS`.
+        rejections: proposals dropped before this one because they changed next to nothing.
+    """
+
+    edits: tuple[Edit, ...]
+    anchors: np.ndarray
+    fallback: int
+    rejections: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One candidate of a draw, before anyone looked whether it is visible.
+
+    Attributes:
+        edits: as in `Draw`.
+        boxes: at most two anchors.
+        fallback: as in `Draw`.
+    """
+
+    edits: tuple[Edit, ...]
+    boxes: tuple[Box, ...]
+    fallback: int
+
+
+class Policy(Protocol):
+    """A way to make a negative from a normal: all of its randomness, none of its rendering."""
+
+    needs: frozenset[str]
+    """What `draw` needs from the context: any of {"saliency", "donors"}."""
+
+    def draw(self, rng: np.random.Generator, context: ImageContext) -> Draw | None:
+        """Draw the edits of one negative, or None where no visible one was found.
+
+        A draw depends on the generator's state and the context only, and changes neither the
+        image nor the labels.
+        """
+        ...
+
+
+def required_labels(context: ImageContext) -> np.ndarray:
+    """The context's cluster labels. Raises ValueError where it has none."""
+    if context.labels is None:
+        raise ValueError("this policy needs saliency clusters and the context has none")
+    return context.labels
+
+
+def first_visible(
+    propose: Callable[[], Proposal | None],
+    image: np.ndarray,
+    *,
+    noop_tolerance: float,
+) -> Draw | None:
+    """The first proposal that changes its pixels by more than the tolerance.
+
+    Args:
+        propose: makes a fresh proposal, or None where there can be none.
+        image: (H, W, 3) uint8, the normal.
+        noop_tolerance: grey values 0..255; see `mean_change`.
+
+    Returns:
+        The draw with the number of proposals rejected before it, or None where `propose` gave up
+        or 51 proposals changed too little, as on a flat image.
+
+    Source: ours.
+    """
+    for rejections in range(MAX_REJECTIONS + 1):
+        proposal = propose()
+        if proposal is None:
+            return None
+        if mean_change(image, proposal.edits) > noop_tolerance:
+            anchors = np.full((2, 4), -1, dtype=np.int32)
+            for row, box in enumerate(proposal.boxes):
+                anchors[row] = box
+            return Draw(proposal.edits, anchors, proposal.fallback, rejections)
+    return None
+
+
+def mean_change(image: np.ndarray, edits: tuple[Edit, ...]) -> float:
+    """Mean absolute change of the edited pixels, over their channels, in grey values.
+
+    For a swap this is the mean absolute difference of its two patches.
+
+    Args:
+        image: (H, W, 3) uint8, the normal.
+        edits: of a negative without donors.
+
+    Source: ours.
+    """
+    edited, mask = render(image, edits, {})
+    change = np.maximum(edited, image) - np.minimum(edited, image)
+    # Pixels outside the mask did not change, so that they can stay in the sum.
+    return int(change.sum(dtype=np.int64)) / (change.shape[2] * int(np.count_nonzero(mask)))
+
+
+def check_range(
+    name: str, bounds: tuple[float, float], *, lowest: float, highest: float = float("inf")
+) -> None:
+    """Raise ConfigError unless `bounds` is ascending and within [lowest, highest]."""
+    if len(bounds) != 2 or not lowest <= bounds[0] <= bounds[1] <= highest:
+        raise ConfigError(
+            f"{name} is not a range that can be used",
+            expected=f"{lowest:g} <= low <= high" + (f" <= {highest:g}" if highest < 1e9 else ""),
+            got=bounds,
+        )
+
+
+def check_noop_tolerance(noop_tolerance: float) -> None:
+    """Raise ConfigError unless the tolerance is in [0, 255)."""
+    if not 0 <= noop_tolerance < 255:
+        raise ConfigError("noop_tolerance is out of range", expected="0 to 255", got=noop_tolerance)

@@ -1,0 +1,378 @@
+"""One suite for every policy: a row here is what a new policy owes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from generator.anchors import anchor_rng, sample_pair
+from generator.clusters import cluster_map
+from generator.policies import CONFIGS, POLICIES
+from generator.policies.base import (
+    MAX_REJECTIONS,
+    Draw,
+    ImageContext,
+    Proposal,
+    first_visible,
+    mean_change,
+)
+from generator.policies.scar import Scar, ScarConfig, footprints_fit, scar_size
+from generator.policies.swap import Swap, SwapConfig, patch_size
+from manifests.digest import array_digest
+from manifests.edits import Blend, Copy, DonorTransform, decode, encode, footprint, render
+from manifests.errors import ConfigError
+from manifests.schema import FALLBACKS
+
+HEIGHT, WIDTH = 72, 112
+PADDED_BOX = (9, 0, 50, 112)
+REPEATS = 12
+
+
+def noise_image(seed=0, height=HEIGHT, width=WIDTH):
+    # A different range per channel, so that a mixed-up channel shows.
+    noise = np.random.default_rng(seed).integers(0, 80, size=(height, width, 3))
+    return (noise + np.array([0, 80, 160])).astype(np.uint8)
+
+
+def context_of(image, valid_box=None, n_clusters=4):
+    height, width = image.shape[:2]
+    valid_box = valid_box or (0, 0, height, width)
+    y, x = np.mgrid[:height, :width]
+    hill = 255 * np.exp(-(((y - height * 0.45) / 25) ** 2) - ((x - width * 0.6) / 35) ** 2)
+    labels, clusters = cluster_map(hill.astype(np.uint8), valid_box, n_clusters)
+    return ImageContext(image, array_digest(image), valid_box, 2, labels, clusters.count)
+
+
+class OneCopy:
+    """A single box copied elsewhere, as CutPaste does it: one Copy, no swap back."""
+
+    needs = frozenset({"saliency"})
+
+    def draw(self, rng, context):
+        def propose():
+            pair = sample_pair(
+                rng, context.labels, context.n_clusters, context.valid_box, 10, 14, cluster="random"
+            )
+            edits = (Copy(pair.first, pair.second),)
+            return Proposal(edits, (pair.first, pair.second), pair.fallback)
+
+        return first_visible(propose, context.image, noop_tolerance=1.0)
+
+
+DONOR = noise_image(99, 40, 60)[:, :, ::-1].copy()
+DONORS = {array_digest(DONOR): DONOR}
+
+
+class MaskedBlend:
+    """Another image mixed in under the top cluster, as SGSF does it: one Blend, no anchors."""
+
+    needs = frozenset({"saliency", "donors"})
+
+    def draw(self, rng, context):
+        mask = context.labels == context.n_clusters - 1
+        shift = tuple(rng.integers(0, 40, size=2).tolist())
+        transform = DonorTransform(int(rng.integers(4)), False, True, shift, None)
+        blend = Blend(next(iter(DONORS)), transform, mask, int(rng.integers(100, 256)))
+        return Draw((blend,), np.full((2, 4), -1, dtype=np.int32), 0, 0)
+
+
+@dataclass(frozen=True)
+class Row:
+    make: Callable
+    donors: dict = field(default_factory=dict)
+    keeps_pixels: bool = False  # the image's pixels change places, none is lost
+    needs_contrast: bool = True  # makes nothing of a flat image
+
+
+ROWS = {
+    "swap": Row(Swap, keeps_pixels=True),
+    "scar": Row(Scar),
+    "one-copy": Row(OneCopy),
+    "masked-blend": Row(MaskedBlend, donors=DONORS, needs_contrast=False),
+}
+
+
+@pytest.fixture(params=ROWS)
+def row(request):
+    return ROWS[request.param]
+
+
+@pytest.fixture(params=["whole", "padded"])
+def context(request):
+    return context_of(noise_image(), None if request.param == "whole" else PADDED_BOX)
+
+
+def draws_of(row, context, repeats=REPEATS):
+    policy = row.make()
+    return [
+        policy.draw(anchor_rng(0, context.digest, "row", context.level, repeat), context)
+        for repeat in range(repeats)
+    ]
+
+
+def test_every_policy_has_a_row_and_a_config():
+    assert set(POLICIES) == set(CONFIGS) <= set(ROWS)
+    for name, policy in POLICIES.items():
+        assert ROWS[name].make is policy
+        assert policy(CONFIGS[name]()).needs <= {"saliency", "donors"}
+
+
+def test_mask_holds_every_change_and_nothing_outside_the_valid_box(row, context):
+    top, left, height, width = context.valid_box
+    outside = np.ones(context.image.shape[:2], dtype=bool)
+    outside[top : top + height, left : left + width] = False
+    for draw in draws_of(row, context):
+        image, mask = render(context.image, draw.edits, row.donors)
+        changed = (image != context.image).any(axis=2)
+        assert changed.any()
+        assert not (changed & ~mask).any()
+        assert not (mask & outside).any()
+        # Noise makes nearly every edited pixel differ, so that a mask too wide would show.
+        assert changed.sum() > 0.9 * mask.sum()
+        if row.keeps_pixels:
+            before, after = (np.sort(a.reshape(-1, 3), axis=0) for a in (context.image, image))
+            assert (before == after).all()
+
+
+def test_draw_fields(row, context):
+    top, left, height, width = context.valid_box
+    for draw in draws_of(row, context):
+        assert isinstance(draw.edits, tuple) and draw.edits
+        assert draw.anchors.shape == (2, 4) and draw.anchors.dtype == np.int32
+        assert 0 <= draw.fallback < len(FALLBACKS) and draw.rejections >= 0
+        for y, x, h, w in draw.anchors[(draw.anchors != -1).any(axis=1)].tolist():
+            assert top <= y < y + h <= top + height
+            assert left <= x < x + w <= left + width
+
+
+def test_edits_survive_being_stored(row, context):
+    for draw in draws_of(row, context, 3):
+        stored = decode(encode(draw.edits), *context.image.shape[:2])
+        for one, other in zip(
+            render(context.image, draw.edits, row.donors),
+            render(context.image, stored, row.donors),
+            strict=True,
+        ):
+            assert (one == other).all()
+
+
+def test_draws_repeat_and_differ_between_repeats(row, context):
+    one, other = (draws_of(row, context) for _ in range(2))
+    assert [encode(draw.edits) for draw in one] == [encode(draw.edits) for draw in other]
+    assert [draw.anchors.tolist() for draw in one] == [draw.anchors.tolist() for draw in other]
+    assert len({encode(draw.edits) for draw in one}) == REPEATS
+
+
+def test_neither_image_nor_labels_change(row, context):
+    before = context.image.copy(), context.labels.copy()
+    context.image.setflags(write=False)
+    context.labels.setflags(write=False)
+    draws_of(row, context)
+    assert (context.image == before[0]).all() and (context.labels == before[1]).all()
+
+
+def test_padding_is_never_read(row):
+    context = context_of(noise_image(), PADDED_BOX)
+    other_image = noise_image(5)
+    shown = np.s_[9:59, 0:112]
+    other_image[shown] = context.image[shown]
+    other = ImageContext(
+        other_image, context.digest, PADDED_BOX, context.level, context.labels, context.n_clusters
+    )
+    for one, two in zip(draws_of(row, context), draws_of(row, other), strict=True):
+        assert encode(one.edits) == encode(two.edits)
+        first, _ = render(context.image, one.edits, row.donors)
+        second, _ = render(other_image, two.edits, row.donors)
+        assert (first[shown] == second[shown]).all()
+
+
+def test_flat_image_gives_nothing(row):
+    context = context_of(np.full((HEIGHT, WIDTH, 3), [90, 120, 200], dtype=np.uint8))
+    draws = draws_of(row, context, 2)
+    assert [draw is None for draw in draws] == [row.needs_contrast] * 2
+
+
+def test_nearly_equal_patches_are_redrawn_and_counted(row):
+    # Left half flat, right half noise: many first proposals change nothing.
+    image = noise_image()
+    image[:, :80] = [90, 120, 200]
+    context = context_of(image)
+    draws = [draw for draw in draws_of(row, context, 40) if draw is not None]
+    rejections = [draw.rejections for draw in draws]
+    assert (max(rejections) > 0) == row.needs_contrast
+    if row.needs_contrast:
+        assert all(mean_change(image, draw.edits) > 1.0 for draw in draws)
+        assert len(draws) == 40 and 0 in rejections and max(rejections) <= MAX_REJECTIONS
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_stays_in_the_chosen_cluster(policy):
+    context = context_of(noise_image())
+    config = next(CONFIGS[name] for name in POLICIES if POLICIES[name] is policy)
+    for choice, expected in (("max", {3}), ("min", {0}), ("random", {0, 1, 2, 3})):
+        seen = set()
+        for repeat in range(30):
+            rng = anchor_rng(1, context.digest, choice, 0, repeat)
+            draw = policy(config(cluster=choice)).draw(rng, context)
+            if draw.fallback < FALLBACKS.index("moved"):
+                seen |= {int(context.labels[y, x]) for y, x in draw.anchors[:, :2].tolist()}
+        assert seen == expected
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_without_clusters_or_room(policy):
+    image = noise_image()
+    with pytest.raises(ValueError, match="saliency"):
+        policy().draw(
+            np.random.default_rng(0), ImageContext(image, "0" * 64, (0, 0, 72, 112), 0, None, 0)
+        )
+    assert policy().draw(np.random.default_rng(0), context_of(image, (4, 5, 1, 1))) is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 300), (256, 40)])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_small_and_narrow_images(policy, height, width):
+    context = context_of(noise_image(0, height, width))
+    for repeat in range(10):
+        draw = policy().draw(anchor_rng(0, context.digest, "any", 0, repeat), context)
+        assert mean_change(context.image, draw.edits) > 1.0
+
+
+def test_rejections_are_bounded_and_exact():
+    image = np.zeros((8, 12, 3), dtype=np.uint8)
+    image[0, 0] = [4, 0, 2]  # a copy of it changes one pixel by 2 on the mean
+    same, visible = Copy((4, 4, 1, 1), (5, 5, 1, 1)), Copy((0, 0, 1, 1), (5, 5, 1, 1))
+    assert mean_change(image, (same,)) == 0.0
+    assert mean_change(image, (visible,)) == 2.0
+    # The darker pixel is as far away as the brighter one.
+    assert mean_change(image, (Copy((4, 4, 1, 1), (0, 0, 1, 1)),)) == 2.0
+    assert mean_change(image, (Copy((0, 0, 2, 2), (4, 4, 2, 2)),)) == 0.5
+
+    def after(calls):
+        queue = [same] * calls + [visible]
+        return lambda: Proposal((queue.pop(0),), ((1, 2, 3, 4),), 2)
+
+    draw = first_visible(after(MAX_REJECTIONS), image, noop_tolerance=1.9)
+    assert (draw.rejections, draw.fallback) == (MAX_REJECTIONS, 2)
+    assert draw.anchors.tolist() == [[1, 2, 3, 4], [-1] * 4]
+    assert first_visible(after(MAX_REJECTIONS + 1), image, noop_tolerance=1.9) is None
+    # Exactly at the tolerance is not above it.
+    at_tolerance = Proposal((visible,), (), 0)
+    assert first_visible(lambda: at_tolerance, image, noop_tolerance=2.0) is None
+
+
+def test_swap_exchanges_two_disjoint_patches():
+    context = context_of(noise_image())
+    for draw in draws_of(ROWS["swap"], context, 30):
+        (y1, x1, h, w), (y2, x2, h2, w2) = draw.anchors.tolist()
+        assert (h, w) == (h2, w2)
+        assert abs(y1 - y2) >= h or abs(x1 - x2) >= w
+        image, mask = render(context.image, draw.edits, {})
+        assert mask.sum() == 2 * h * w
+        assert (image[y1 : y1 + h, x1 : x1 + w] == context.image[y2 : y2 + h, x2 : x2 + w]).all()
+        assert (image[y2 : y2 + h, x2 : x2 + w] == context.image[y1 : y1 + h, x1 : x1 + w]).all()
+
+
+def test_patch_sizes_follow_the_config():
+    rng = np.random.default_rng(2)
+    box = (3, 4, 400, 600)
+    sizes = np.array([patch_size(rng, box, config=SwapConfig()) for _ in range(4000)])
+    area, aspect = sizes.prod(axis=1) / (400 * 600), sizes[:, 0] / sizes[:, 1]
+    assert 0.0195 < area.min() < 0.022 and 0.148 < area.max() < 0.1515
+    assert abs(area.mean() - 0.085) < 0.003
+    assert 0.29 < aspect.min() < 0.31 and 3.2 < aspect.max() < 3.4
+    assert abs((aspect < 1).mean() - 0.5) < 0.03  # flat and tall equally often
+    assert abs(aspect[aspect > 1.02].mean() - 2.15) < 0.06
+    tall = SwapConfig(area_frac=(0.04, 0.04), aspect=(4.0, 4.0))
+    assert patch_size(rng, (0, 0, 100, 100), config=tall) == (40, 10)
+
+
+def test_scar_sizes_follow_the_config():
+    rng = np.random.default_rng(2)
+    sizes = np.array([scar_size(rng, 256, 320, config=ScarConfig()) for _ in range(3000)])
+    length, width = sizes.max(axis=1), sizes.min(axis=1)
+    assert (length >= 2 * width).all()
+    assert (length.min(), length.max()) == (10, 25)
+    assert (width.min(), width.max()) == (2, 12)  # half of 25
+    assert abs((sizes[:, 0] > sizes[:, 1]).mean() - 0.5) < 0.03  # upright and lying
+    large = np.array([scar_size(rng, 700, 512, config=ScarConfig()) for _ in range(1000)])
+    assert (large.max(), large.max(axis=1).min(), large.min()) == (50, 20, 4)
+    only = ScarConfig(width_px=(6.0, 6.0), length_px=(3.0, 12.0))
+    assert {tuple(sorted(scar_size(rng, 256, 256, config=only))) for _ in range(20)} == {(6, 12)}
+
+
+@pytest.mark.parametrize("valid_box", [None, PADDED_BOX, (0, 20, 72, 60)])
+def test_scar_footprints_are_disjoint_and_turned(valid_box):
+    image = noise_image()
+    context = context_of(image, valid_box)
+    # Long scars in the cluster around the hill, so that they land at edges often.
+    config = ScarConfig(length_px=(60.0, 80.0), width_px=(4.0, 20.0), cluster="min")
+    angles, is_clipped = [], []
+    for repeat in range(60):
+        draw = Scar(config).draw(anchor_rng(0, context.digest, "scar", 0, repeat), context)
+        first, second = draw.edits
+        assert (first.src, first.dst) == (second.dst, second.src)
+        one, other = (footprint(edit, HEIGHT, WIDTH) for edit in draw.edits)
+        assert not (one & other).any()
+        assert (render(image, draw.edits, {})[1] == (one | other)).all()
+        angles += [first.angle_cdeg, second.angle_cdeg]
+        for part, edit in ((one, first), (other, second)):
+            is_clipped.append(part.sum() < 0.9 * edit.dst[2] * edit.dst[3])
+        top, left, height, width = context.valid_box
+        for part in (one, other):
+            assert part.sum() == part[top : top + height, left : left + width].sum()
+    assert -4500 <= min(angles) < -3500 and 3500 < max(angles) <= 4500
+    assert any(is_clipped)  # by the image's edges, which each of the valid boxes touches
+    assert len(set(angles)) > 100  # each box turns by its own angle
+    assert any(angle % 100 for angle in angles)
+
+
+def test_scar_fit_by_hand():
+    # Two upright 10 x 2 bars, 6 columns apart; turned by 45 degrees each covers about 8 columns.
+    bars = (20, 30, 10, 2), (20, 36, 10, 2)
+    whole = (0, 0, HEIGHT, WIDTH)
+
+    def fit(first_cdeg, second_cdeg, boxes=bars, valid_box=whole):
+        one, other = boxes
+        edits = Copy(one, other, second_cdeg), Copy(other, one, first_cdeg)
+        return footprints_fit(edits, valid_box, HEIGHT, WIDTH)
+
+    assert fit(0, 0)
+    assert fit(4500, 4500)  # parallel
+    assert not fit(4500, -4500)  # a V whose arms meet, or cross
+    far = (20, 30, 10, 2), (20, 80, 10, 2)
+    assert fit(4500, -4500, far)
+    # The valid box starts at the left edge of the bar: fine upright, not turned.
+    assert fit(0, 0, far, (0, 30, HEIGHT, WIDTH - 30))
+    assert not fit(4500, 0, far, (0, 30, HEIGHT, WIDTH - 30))
+    # The image's own edge may clip what padding may not.
+    edge = (20, 0, 10, 2), (20, 80, 10, 2)
+    assert fit(4500, 0, edge)
+    assert fit(4500, 0, edge, (10, 0, 40, WIDTH))
+    assert fit(0, 0, edge, (20, 0, 10, WIDTH))
+    assert not fit(4500, 0, ((20, 30, 10, 2), far[1]), (22, 0, 10, WIDTH))
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (SwapConfig, {"area_frac": (0.0, 0.1)}),
+        (SwapConfig, {"area_frac": (0.2, 0.1)}),
+        (SwapConfig, {"area_frac": (0.2, 1.1)}),
+        (SwapConfig, {"aspect": (0.0, 2.0)}),
+        (SwapConfig, {"aspect": (1.0, 2.0, 3.0)}),
+        (SwapConfig, {"smallest_area_frac": 0.0}),
+        (SwapConfig, {"cluster": "top"}),
+        (SwapConfig, {"noop_tolerance": -1.0}),
+        (ScarConfig, {"cluster": "top"}),
+        (ScarConfig, {"noop_tolerance": float("nan")}),
+        (ScarConfig, {"width_px": (0.5, 3.0)}),
+        (ScarConfig, {"width_px": (13.0, 16.0)}),
+        (ScarConfig, {"length_px": (25.0, 10.0)}),
+        (ScarConfig, {"angle_deg": 91.0}),
+    ],
+)
+def test_configs_refuse_what_cannot_work(config, values):
+    with pytest.raises(ConfigError):
+        config(**values)
