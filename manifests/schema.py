@@ -1,0 +1,296 @@
+"""The manifest of a negative set: what is in it, how it was made, and the digests of its shards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from manifests.atomic import write_atomic
+from manifests.digest import bytes_digest
+from manifests.errors import DigestError, SetError
+from manifests.shard_entry import (
+    FALLBACKS,
+    SCHEMA_VERSION,
+    STORES,
+    ShardEntry,
+    check_version,
+    is_count,
+    is_digest,
+    is_text_table,
+    require,
+    set_digest_of,
+    shard_name,
+)
+from manifests.strict_json import dump_json, load_json
+
+__all__ = [
+    "FALLBACKS",
+    "MANIFEST_DIGEST_NAME",
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "STORES",
+    "Manifest",
+    "ShardEntry",
+    "read_manifest",
+    "set_digest_of",
+    "shard_name",
+    "tally",
+    "write_manifest",
+]
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_DIGEST_NAME = "manifest.sha256"
+MAX_MANIFEST_BYTES = 64 << 20
+
+_SLUG = re.compile(r"[a-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a set says about itself; `manifest.json` is exactly this.
+
+    Args:
+        schema_version: 1.
+        category, format: slug of the data folder's name, and its layout ("mvtec", ...).
+        recipe: every option that shapes pixels; `recipe["geometry"]` is `Geometry.to_json()`.
+        licence, attribution, split_rule: free text.
+        training_files: SHA-256 of every training file, sorted, without repeats.
+        duplicates: training files left out because their pixels equal another's.
+        skipped: training files left out for another reason, `{"source", "reason"}`.
+        counts: as `tally` gives, further keys allowed.
+        fallbacks: as `tally` gives.
+        shards: in the order of their names.
+        content_digest, saliency_digest: `set_digest_of` the shards' digests.
+        versions: library versions.
+
+    Raises:
+        SetError: wrong type or out of range.
+    """
+
+    schema_version: int
+    category: str
+    format: str
+    recipe: dict[str, Any]
+    licence: str
+    attribution: str
+    split_rule: str
+    training_files: tuple[str, ...]
+    duplicates: int
+    skipped: tuple[dict[str, str], ...]
+    counts: dict[str, Any]
+    fallbacks: dict[str, Any]
+    shards: tuple[ShardEntry, ...]
+    content_digest: str
+    saliency_digest: str
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        check_version(self.schema_version)
+        require(
+            isinstance(self.category, str) and _SLUG.fullmatch(self.category) is not None,
+            "category is not a slug of a-z, 0-9, _ and -",
+        )
+        for name in ("format", "licence", "attribution", "split_rule"):
+            require(isinstance(getattr(self, name), str), f"{name} is not text")
+        for name in ("recipe", "counts", "fallbacks"):
+            require(isinstance(getattr(self, name), dict), f"{name} is not a table")
+        for name in ("training_files", "skipped", "shards"):
+            require(isinstance(getattr(self, name), tuple | list), f"{name} is not a list")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        files = self.training_files
+        require(all(map(is_digest, files)), "training_files are not digests")
+        require(list(files) == sorted(set(files)), "training_files are not sorted and unique")
+        require(is_count(self.duplicates), "duplicates is not a count")
+        require(
+            all(is_text_table(row) and row.keys() == {"source", "reason"} for row in self.skipped),
+            "skipped is not a list of source and reason",
+        )
+        require(all(isinstance(entry, ShardEntry) for entry in self.shards), "shards are malformed")
+        require(is_digest(self.content_digest), "content_digest is not a digest")
+        require(is_digest(self.saliency_digest), "saliency_digest is not a digest")
+        require(is_text_table(self.versions), "versions is malformed")
+
+    def to_bytes(self) -> bytes:
+        """`manifest.json`: ASCII JSON, sorted keys, indent 1, trailing newline."""
+        return dump_json(asdict(self), indent=1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, path: Path | None = None) -> Manifest:
+        """A manifest from untrusted bytes.
+
+        Raises:
+            SetError: too large, not canonical JSON, written by a newer cutswap, a field missing,
+                unknown, of the wrong type or out of range.
+        """
+        plain = load_json(data, max_bytes=MAX_MANIFEST_BYTES, path=path)
+        try:
+            require(isinstance(plain, dict), "is not a JSON object")
+            # First, so that a newer format is named as such and not by its first unknown field.
+            check_version(plain.get("schema_version"))
+            _require_fields(plain, cls, "manifest")
+            require(isinstance(plain["shards"], list), "shards is not a list")
+            for row in plain["shards"]:
+                _require_fields(row, ShardEntry, "shard entry")
+            shards = tuple(ShardEntry(**row) for row in plain["shards"])
+            manifest = cls(**{**plain, "shards": shards})
+            require(manifest.to_bytes() == data, "is not in the canonical form")
+        except SetError as error:
+            raise SetError(
+                error.what, path=path, expected=error.expected, got=error.got, hint=error.hint
+            ) from None
+        return manifest
+
+    def inconsistencies(self, *, path: Path | None = None) -> list[SetError]:
+        """Contradictions between the fields: digests, counts and names that do not agree."""
+        found: list[SetError] = []
+        names = [entry.name for entry in self.shards]
+        wanted = [shard_name(index) for index in range(len(names))]
+        if names != wanted:
+            odd = next(name for name, want in zip(names, wanted, strict=True) if name != want)
+            found.append(SetError("shards are not numbered from 0", path=path, got=odd))
+        for name in ("content_digest", "saliency_digest"):
+            expected = set_digest_of(getattr(entry, name) for entry in self.shards)
+            if getattr(self, name) != expected:
+                found.append(
+                    DigestError(
+                        f"{name} is not that of its shards",
+                        path=path,
+                        expected=expected,
+                        got=getattr(self, name),
+                    )
+                )
+        for name in ("normals", "negatives"):
+            total = sum(getattr(entry, name) for entry in self.shards)
+            count = self.counts.get(name)
+            if count != total or isinstance(count, bool):
+                found.append(
+                    SetError(
+                        f"count of {name} is not that of its shards",
+                        path=path,
+                        expected=total,
+                        got=repr(count)[:40],
+                    )
+                )
+        return found
+
+
+def tally(normals: int, rows: Sequence[tuple[str, int, int]]) -> tuple[dict, dict]:
+    """The manifest's `counts` and `fallbacks`.
+
+    Args:
+        normals: number of normals in the set.
+        rows: policy, level and fallback code of every negative.
+
+    Returns:
+        counts: `{"normals": n, "negatives": r, "policies": {policy: {level: count}}}`;
+        fallbacks: `{policy: {level: {name of FALLBACKS: count}}}` (zeros left out). Levels are
+        written as text because JSON knows no other keys.
+    """
+    policies: dict[str, dict[str, int]] = {}
+    fallbacks: dict[str, dict[str, dict[str, int]]] = {}
+    for policy, level, fallback in rows:
+        by_level = policies.setdefault(policy, {})
+        by_level[str(level)] = by_level.get(str(level), 0) + 1
+        by_name = fallbacks.setdefault(policy, {}).setdefault(str(level), {})
+        by_name[FALLBACKS[fallback]] = by_name.get(FALLBACKS[fallback], 0) + 1
+    counts = {"normals": normals, "negatives": len(rows), "policies": policies}
+    return counts, fallbacks
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> str:
+    """Write `manifest.sha256` and then, last of all, `manifest.json`; both atomically.
+
+    Returns:
+        The set digest: SHA-256 of `manifest.json`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        SetError: the manifest contradicts itself.
+    """
+    folder = Path(folder)
+    data = manifest.to_bytes()
+    # Reading it back refuses now what would be refused later (text keys, NaN, size).
+    problems = Manifest.from_bytes(data, path=folder / MANIFEST_NAME).inconsistencies(path=folder)
+    if problems:
+        raise problems[0]
+    digest = bytes_digest(data)
+    write_atomic(folder / MANIFEST_DIGEST_NAME, f"{digest}  {MANIFEST_NAME}\n".encode("ascii"))
+    write_atomic(folder / MANIFEST_NAME, data)
+    return digest
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """The manifest of a set's folder, checked against `manifest.sha256` and against itself.
+
+    Returns:
+        The manifest and the set digest.
+
+    Raises:
+        SetError: no manifest, malformed, newer, or contradicting itself.
+        DigestError: not the bytes that `manifest.sha256` names.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    data = read_manifest_bytes(folder)
+    digest, recorded = bytes_digest(data), read_recorded_digest(folder)
+    if digest != recorded:
+        raise DigestError(
+            f"is not the one {MANIFEST_DIGEST_NAME} names",
+            path=path,
+            expected=recorded,
+            got=digest,
+            hint="fetch the set again, or build it again",
+        )
+    manifest = Manifest.from_bytes(data, path=path)
+    problems = manifest.inconsistencies(path=path)
+    if problems:
+        raise problems[0]
+    return manifest, digest
+
+
+def read_manifest_bytes(folder: Path) -> bytes:
+    """The bytes of `manifest.json`.
+
+    Raises:
+        SetError: missing, not a plain file, or too large.
+    """
+    return _read_bounded(Path(folder) / MANIFEST_NAME, MAX_MANIFEST_BYTES)
+
+
+def read_recorded_digest(folder: Path) -> str:
+    """The digest in `manifest.sha256`, as `sha256sum` writes it.
+
+    Raises:
+        SetError: missing or malformed.
+    """
+    path = Path(folder) / MANIFEST_DIGEST_NAME
+    match = re.fullmatch(rb"([0-9a-f]{64}) [ *]manifest\.json\n?", _read_bounded(path, 1024))
+    if match is None:
+        raise SetError("is malformed", path=path, expected=f"'<sha256>  {MANIFEST_NAME}'")
+    return match[1].decode("ascii")
+
+
+def _read_bounded(path: Path, max_bytes: int) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        hint = None
+        if path.name == MANIFEST_NAME:
+            hint = "an unfinished build has none: run cutswap-gen build again, it resumes"
+        raise SetError("there is no such file", path=path, hint=hint)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise SetError(f"cannot be read ({error.strerror})", path=path) from error
+    if len(data) > max_bytes:
+        raise SetError("is too large", path=path, expected=f"at most {max_bytes} bytes")
+    return data
+
+
+def _require_fields(plain: object, kind: type, name: str) -> None:
+    wanted = {field.name for field in fields(kind)}
+    require(isinstance(plain, dict), f"{name} is not a table")
+    missing, unknown = wanted - plain.keys(), plain.keys() - wanted  # type: ignore[attr-defined]
+    require(not missing, f"{name} lacks {', '.join(sorted(missing))}")
+    require(not unknown, f"{name} has unknown fields {', '.join(sorted(unknown))[:120]}")

@@ -1,0 +1,166 @@
+"""A shard's bytes: records laid out as HDF5, in memory, the same bytes for the same records."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+import h5py
+import numpy as np
+
+from manifests.edit_codec import encode
+from manifests.shard_entry import SCHEMA_VERSION
+from manifests.shard_records import (
+    NegativeRecord,
+    NormalRecord,
+    content_digest,
+    saliency_digest,
+)
+from manifests.strict_json import dump_json
+
+# One fixed file format: superblock 3, readable by HDF5 1.10 and later, metadata checksummed.
+_LIBVER = ("v110", "v110")
+_MASK_DEFLATE_LEVEL = 1
+
+
+def shard_image(
+    normals: Sequence[NormalRecord],
+    negatives: Sequence[NegativeRecord],
+    *,
+    donors: Mapping[str, np.ndarray],
+    store: str,
+    unit_digest: str,
+    environment: Mapping[str, str],
+) -> bytes:
+    """The bytes of a shard file.
+
+    The file is built in memory, so that a full disk is an OSError of one plain write and not a
+    half-flushed HDF5 library. Nothing in it depends on the time, the path or the process.
+
+    Args:
+        normals, negatives: checked records; the negatives carry pixels where `store` is "pixels".
+        donors: the donor images to store, all of one shape.
+        store: "pixels" or "anchors".
+        unit_digest: digest of the unit of work this shard is the result of.
+        environment: what it was built with.
+    """
+    height, width = normals[0].image.shape[:2]
+    attributes = {
+        "schema_version": np.int64(SCHEMA_VERSION),
+        "height": np.int64(height),
+        "width": np.int64(width),
+        "store": np.bytes_(store.encode("ascii")),
+        "unit_digest": np.bytes_(unit_digest.encode("ascii")),
+        "content_digest": np.bytes_(content_digest(normals, negatives).encode("ascii")),
+        "saliency_digest": np.bytes_(saliency_digest(normals).encode("ascii")),
+        "environment": np.bytes_(dump_json(dict(environment))),
+    }
+    with h5py.File("shard", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+        for name, value in attributes.items():
+            file.attrs.create(name, value)
+        _write_normals(file.create_group("normals"), normals)
+        if normals[0].saliency:
+            _write_saliency(file.create_group("saliency"), normals)
+        _write_negatives(file.create_group("negatives"), negatives, store, height, width)
+        if donors:
+            _write_donors(file.create_group("donors"), donors)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _write_normals(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
+    _write_rows(group, "image", [row.image for row in normals])
+    _write(group, "digest", _digests(row.digest for row in normals))
+    _write(group, "file_sha256", _digests(row.file_sha256 for row in normals))
+    _write(group, "canvas_box", np.array([row.canvas_box for row in normals], dtype="<i4"))
+    _write_text(group, "source", [row.source for row in normals], "utf-8")
+
+
+def _write_saliency(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
+    for level in sorted(normals[0].saliency):
+        below = group.create_group(f"level_{level}", track_times=False)
+        _write_rows(below, "map", [row.saliency[level] for row in normals])
+        count = max(len(row.centres[level]) for row in normals)
+        # A map with fewer grey values than clusters has fewer centres; NaN fills the rest.
+        centre = np.full((len(normals), count), np.nan, dtype="<f4")
+        for index, row in enumerate(normals):
+            centre[index, : len(row.centres[level])] = row.centres[level]
+        _write(below, "centre", centre)
+
+
+def _write_negatives(
+    group: h5py.Group, negatives: Sequence[NegativeRecord], store: str, height: int, width: int
+) -> None:
+    def column(name: str, dtype: str) -> None:
+        _write(group, name, np.array([getattr(row, name) for row in negatives], dtype=dtype))
+
+    column("normal", "<u4")
+    column("level", "<i4")
+    column("repeat", "<u2")
+    column("fallback", "u1")
+    column("rejections", "<u2")
+    anchors = [row.anchors for row in negatives]
+    _write(group, "anchors", np.array(anchors, dtype="<i4").reshape(-1, 2, 4))
+    _write(group, "digest", _digests(row.digest for row in negatives))
+    _write_text(group, "policy", [row.policy for row in negatives], "ascii")
+    blobs = [encode(row.edits) for row in negatives]
+    _write(group, "edits_data", np.frombuffer(b"".join(blobs), dtype=np.uint8))
+    _write(group, "edits_offset", np.cumsum([0, *map(len, blobs)], dtype="<u8"))
+    if store == "pixels":
+        images = [row.image for row in negatives]
+        masks = [row.mask.astype(np.uint8) * np.uint8(255) for row in negatives]
+        _write_rows(group, "image", images, (height, width, 3))
+        _write_rows(group, "mask", masks, (height, width), deflate=True)
+
+
+def _write_donors(group: h5py.Group, donors: Mapping[str, np.ndarray]) -> None:
+    names = sorted(donors)
+    _write_rows(group, "image", [donors[name] for name in names])
+    _write(group, "digest", _digests(names))
+
+
+def _digests(digests) -> np.ndarray:
+    raw = b"".join(bytes.fromhex(digest) for digest in digests)
+    return np.frombuffer(raw, dtype=np.uint8).reshape(-1, 32)
+
+
+def _write(group: h5py.Group, name: str, data: np.ndarray) -> None:
+    group.create_dataset(name, data=data, track_times=False)
+
+
+def _write_text(group: h5py.Group, name: str, texts: Sequence[str], encoding: str) -> None:
+    encoded = [text.encode(encoding) for text in texts]
+    length = max([1, *map(len, encoded)])
+    kind = h5py.string_dtype(encoding, length)
+    _write(group, name, np.array(encoded, dtype=f"S{length}").astype(kind))
+
+
+def _write_rows(
+    group: h5py.Group,
+    name: str,
+    rows: Sequence[np.ndarray],
+    row_shape: tuple[int, ...] | None = None,
+    *,
+    deflate: bool = False,
+) -> None:
+    """A data set of one chunk per row, so that a reader fetches exactly the row it wants."""
+    row_shape = rows[0].shape if row_shape is None else row_shape
+    if not rows:
+        # HDF5 has no chunks in an empty data set of fixed size.
+        group.create_dataset(name, (0, *row_shape), dtype="u1", track_times=False)
+        return
+    dataset = group.create_dataset(
+        name,
+        (len(rows), *row_shape),
+        dtype="u1",
+        chunks=(1, *row_shape),
+        compression="gzip" if deflate else None,
+        compression_opts=_MASK_DEFLATE_LEVEL if deflate else None,
+        track_times=False,
+    )
+    rest = (0,) * len(row_shape)
+    for index, row in enumerate(rows):
+        data = np.ascontiguousarray(row).tobytes()
+        if deflate:
+            data = zlib.compress(data, _MASK_DEFLATE_LEVEL)
+        dataset.id.write_direct_chunk((index, *rest), data)

@@ -1,0 +1,127 @@
+"""Small negative sets made by hand, without network and generator: swaps, scars and blends."""
+
+import numpy as np
+
+from manifests.digest import array_digest, bytes_digest
+from manifests.edits import Blend, ColourShift, Copy, DonorTransform, render
+from manifests.schema import Manifest, set_digest_of, shard_name, tally, write_manifest
+from manifests.shard import NegativeRecord, NormalRecord, Shard, negative_digest, write_shard
+
+H, W = 32, 44
+LEVELS = {4: (2, 3), 10: (5, 7)}
+
+
+def picture(seed, height=H, width=W):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def edits_of(number, donor):
+    """Swap, scar and blend in turn, each a little different."""
+    first, second = (1 + number % 5, 2, 9, 6), (15, 20 + number % 9, 9, 6)
+    if number % 3 == 0:
+        return "swap", (Copy(first, second), Copy(second, first))
+    if number % 3 == 1:
+        shift = ColourShift((250, 260, 256), (3, -4, number))
+        return "scar", (Copy(first, second, 3000 + number, shift), Copy(second, first, -4100))
+    mask = np.zeros((H, W), dtype=bool)
+    mask[5 : 9 + number % 7, 8:31] = True
+    return "sgsf", (Blend(donor, DonorTransform(1, True, False, (3, 5)), mask, 120),)
+
+
+def records(n=4, r=9, *, seed=0, category="tiles"):
+    """`n` normals and `r` negatives of them, and the donors of the blends."""
+    normals = []
+    for i in range(n):
+        image = picture((seed, i))
+        saliency = {
+            level: picture((seed, i, level), *shape)[..., 0] for level, shape in LEVELS.items()
+        }
+        centres = {level: np.arange(1 + (i + level) % 4, dtype=np.float32) for level in LEVELS}
+        file_sha256 = bytes_digest(f"{category} {seed} {i}".encode())
+        normals.append(
+            NormalRecord(
+                image,
+                array_digest(image),
+                f"train/gut-é{i}.png",
+                file_sha256,
+                (0, 2, H, W - 4),
+                saliency,
+                centres,
+            )
+        )
+    donor = picture((seed, 99), 17, 23)
+    donors = {array_digest(donor): donor}
+    negatives = []
+    for j in range(r):
+        row = j % n
+        policy, edits = edits_of(j, array_digest(donor))
+        image, mask = render(normals[row].image, edits, donors)
+        anchors = np.full((2, 4), -1, dtype=np.int32)
+        if policy != "sgsf":
+            anchors[:] = [edits[0].src, edits[0].dst]
+        level = -1 if policy == "sgsf" else (4, 10)[j % 2]
+        negatives.append(
+            NegativeRecord(
+                normal=row,
+                policy=policy,
+                level=level,
+                repeat=j // n,
+                anchors=anchors,
+                edits=edits,
+                fallback=j % 4,
+                rejections=j,
+                digest=negative_digest(image, mask),
+                image=image,
+                mask=mask,
+            )
+        )
+    return normals, negatives, donors
+
+
+def write_set(folder, *, store="pixels", shards=2, category="tiles", n=4, r=9):
+    """A whole set in `folder`; returns its manifest and set digest."""
+    folder.mkdir(parents=True)
+    entries, files, rows = [], [], []
+    for number in range(shards):
+        normals, negatives, donors = records(n, r, seed=number, category=category)
+        entries.append(
+            write_shard(
+                folder / shard_name(number),
+                normals,
+                negatives,
+                donors=donors,
+                store=store,
+                unit_digest=bytes_digest(f"{category} {number}".encode()),
+                environment={"numpy": np.__version__},
+            )
+        )
+        files += [row.file_sha256 for row in normals]
+        rows += [(row.policy, row.level, row.fallback) for row in negatives]
+    counts, fallbacks = tally(len(files), rows)
+    manifest = Manifest(
+        schema_version=1,
+        category=category,
+        format="folder",
+        recipe={"geometry": {"height": H, "width": W, "fit": "stretch"}, "seed": 0, "area": 0.15},
+        licence="",
+        attribution="Ölmühle GmbH",
+        split_rule="all images",
+        training_files=tuple(sorted(files)),
+        duplicates=0,
+        skipped=({"source": "train/broken.png", "reason": "truncated"},),
+        counts=counts,
+        fallbacks=fallbacks,
+        shards=tuple(entries),
+        content_digest=set_digest_of(entry.content_digest for entry in entries),
+        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
+        versions={"numpy": np.__version__},
+    )
+    return manifest, write_manifest(folder, manifest)
+
+
+def read_everything(shard: Shard):
+    """Every value a reader can ask a shard for."""
+    for i in range(shard.n_normals):
+        shard.normal(i)
+    for j in range(shard.n_negatives):
+        shard.negative(j), shard.rendered(j)

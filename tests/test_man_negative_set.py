@@ -1,0 +1,487 @@
+"""Negative sets: the manifest, one sequence over all shards, and readers in several processes."""
+
+import json
+import multiprocessing
+import operator
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import joblib
+import numpy as np
+import pytest
+
+import manifests.atomic
+import manifests.negative_set
+from manifests.digest import array_digest, bytes_digest, file_digest
+from manifests.edits import render
+from manifests.errors import ConfigError, DigestError, OutputError, SetError
+from manifests.geometry import Geometry
+from manifests.negative_set import CHECKS, NegativeSet, find_sets
+from manifests.schema import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    set_digest_of,
+    tally,
+    write_manifest,
+)
+from manifests.shard import negative_digest
+from reference.small_sets import H, W, records, write_set
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two shards of four normals and nine negatives; nobody changes it."""
+    path = tmp_path_factory.mktemp("sets") / "tiles"
+    write_set(path)
+    return path
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    write_set(tmp_path / "tiles")
+    return tmp_path / "tiles"
+
+
+# Reading
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_set_is_one_sequence_over_its_shards(folder, check):
+    with NegativeSet.open(folder, check=check) as negative_set:
+        assert len(negative_set) == 18 and negative_set.n_normals == 8
+        assert negative_set.geometry == Geometry(H, W, "stretch")
+        assert negative_set.policies == ("scar", "sgsf", "swap")
+        assert negative_set.levels == (4, 10)
+        assert negative_set.digest == file_digest(folder / "manifest.json")
+        assert negative_set.manifest.category == "tiles"
+        position = 0
+        for number in range(2):
+            normals, negatives, donors = records(seed=number)
+            for i, expected in enumerate(normals):
+                normal = negative_set.normal(4 * number + i)
+                assert array_digest(normal.image) == normal.digest == expected.digest
+                assert (normal.source, normal.file_sha256) == (
+                    expected.source,
+                    expected.file_sha256,
+                )
+                assert normal.canvas_box == (0, 2, H, W - 4)
+                for level in (4, 10):
+                    place = (4 * number + i, level)
+                    assert np.array_equal(negative_set.saliency(*place), expected.saliency[level])
+                    assert np.array_equal(negative_set.centres(*place), expected.centres[level])
+            for expected in negatives:
+                negative = negative_set[position]
+                assert negative_digest(negative.image, negative.mask) == expected.digest
+                for name in ("policy", "level", "repeat", "edits", "fallback", "digest"):
+                    assert getattr(negative, name) == getattr(expected, name)
+                assert np.array_equal(negative.anchors, expected.anchors)
+                assert negative.normal == 4 * number + expected.normal
+                normal = negative_set.normal(negative.normal)
+                assert negative.source == normal.source
+                image, mask = render(normal.image, negative.edits, donors)
+                assert np.array_equal(image, negative.image)
+                assert np.array_equal(mask, negative.mask)
+                assert np.array_equal(negative_set.negative_image(position), negative.image)
+                assert negative_set.negative_normal[position] == negative.normal
+                assert negative_set.negative_policy[position] == negative.policy
+                assert negative_set.negative_level[position] == negative.level
+                assert negative_set.negative_repeat[position] == negative.repeat
+                position += 1
+
+
+def test_indices_behave_like_those_of_a_list(folder):
+    with NegativeSet.open(folder) as negative_set:
+        assert negative_set[-1].digest == negative_set[17].digest
+        assert negative_set[np.int64(9)].digest == negative_set[9].digest
+        assert [row.digest for row in negative_set] == [negative_set[j].digest for j in range(18)]
+        for index in (18, -19):
+            with pytest.raises(IndexError):
+                negative_set[index]
+        with pytest.raises(IndexError):
+            negative_set.normal(8)
+        with pytest.raises(SetError, match="no saliency level 5"):
+            negative_set.saliency(0, 5)
+        with pytest.raises(ValueError):
+            negative_set.negative_normal[0] = 3
+        assert "8 normals, 18 negatives" in repr(negative_set)
+
+
+def test_anchors_and_pixels_are_the_same_set(folder, tmp_path):
+    manifest, _ = write_set(tmp_path / "tiles", store="anchors")
+    with NegativeSet.open(folder) as pixels, NegativeSet.open(tmp_path / "tiles") as anchors:
+        assert pixels.manifest.content_digest == anchors.manifest.content_digest
+        assert pixels.manifest.saliency_digest == manifest.saliency_digest
+        assert pixels.manifest.counts == anchors.manifest.counts
+        for one, other in zip(pixels, anchors, strict=True):
+            assert np.array_equal(one.image, other.image)
+            assert np.array_equal(one.mask, other.mask) and one.digest == other.digest
+
+
+def test_a_set_written_twice_is_the_same_to_the_byte(folder, tmp_path):
+    write_set(tmp_path / "tiles")
+    names = sorted(os.listdir(folder))
+    assert names == ["manifest.json", "manifest.sha256", "shard-00000.h5", "shard-00001.h5"]
+    for name in names:
+        assert (folder / name).read_bytes() == (tmp_path / "tiles" / name).read_bytes(), name
+
+
+def test_more_shards_than_may_be_open_at_once(tmp_path, monkeypatch):
+    write_set(tmp_path / "tiles", shards=5, n=2, r=2, store="anchors")
+    monkeypatch.setattr(manifests.negative_set, "_MAX_OPEN_SHARDS", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    with NegativeSet.open(tmp_path / "tiles", check="files") as negative_set:
+        expected = [records(2, 2, seed=s)[1][j].digest for s in range(5) for j in range(2)]
+        for order in (range(10), range(9, -1, -1), [0, 8, 1, 4, 9, 2]):
+            assert [negative_set[j].digest for j in order] == [expected[j] for j in order]
+            assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_a_set_without_negatives_or_shards_can_be_opened(tmp_path):
+    write_set(tmp_path / "none", r=0)
+    write_set(tmp_path / "empty", shards=0)
+    for name, normals in (("none", 8), ("empty", 0)):
+        with NegativeSet.open(tmp_path / name) as negative_set:
+            assert (len(negative_set), negative_set.n_normals) == (0, normals)
+            assert negative_set.policies == () and len(negative_set.negative_normal) == 0
+            assert list(negative_set) == []
+
+
+# Several processes and threads
+
+
+def expected_digests():
+    return [row.digest for seed in range(2) for row in records(seed=seed)[1]]
+
+
+def digests_of(rows):
+    return [negative_digest(row.image, row.mask) for row in rows]
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_processes_may_share_an_opened_set(folder, method):
+    with NegativeSet.open(folder, check="files") as negative_set:
+        negative_set[0], negative_set[17]
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            rows = pool.map(partial(operator.getitem, negative_set), range(18), chunksize=3)
+            again = [negative_set[j] for j in range(18)]  # while the pool's copies are open
+        assert digests_of(rows) == digests_of(again) == expected_digests()
+
+
+def _child_reads(negative_set, order, queue):
+    queue.put(digests_of([negative_set[j] for j in order]))
+
+
+def test_a_forked_child_reads_through_its_own_handle_at_the_same_time(folder):
+    context = multiprocessing.get_context("fork")
+    with NegativeSet.open(folder) as negative_set:
+        negative_set[0], negative_set[17]
+        queue = context.SimpleQueue()
+        order = [17 - j % 18 for j in range(90)]
+        child = context.Process(target=_child_reads, args=(negative_set, order, queue))
+        child.start()
+        own = digests_of([negative_set[j % 18] for j in range(90)])
+        theirs = queue.get()
+        child.join()
+        expected = expected_digests()
+        assert own == expected * 5
+        assert theirs == [expected[j] for j in order]
+
+
+def test_joblib_workers_may_share_an_opened_set(folder):
+    with NegativeSet.open(folder) as negative_set:
+        negative_set[3]
+        read = joblib.delayed(operator.getitem)
+        rows = joblib.Parallel(n_jobs=2)(read(negative_set, j) for j in range(18))
+    assert digests_of(rows) == expected_digests()
+
+
+def test_threads_may_share_a_set(folder, monkeypatch):
+    monkeypatch.setattr(manifests.negative_set, "_MAX_OPEN_SHARDS", 1)
+    with NegativeSet.open(folder) as negative_set, ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(negative_set.__getitem__, [(7 * j) % 18 for j in range(180)]))
+        expected = expected_digests()
+        assert digests_of(rows) == [expected[(7 * j) % 18] for j in range(180)]
+
+
+def test_a_pickled_set_reads_on_after_closing(folder):
+    negative_set = NegativeSet.open(folder, check="files")
+    first = negative_set[10].digest
+    data = pickle.dumps(negative_set)
+    negative_set.close()
+    with pickle.loads(data) as other:
+        assert other[10].digest == first == negative_set[10].digest
+        assert other.digest == negative_set.digest
+    negative_set.close()
+
+
+# Checks at opening
+
+
+def test_files_are_checked_when_they_are_first_read(fresh):
+    with open(fresh / "shard-00001.h5", "rb+") as file:
+        file.seek(40_000)
+        byte = file.read(1)
+        file.seek(40_000)
+        file.write(bytes([byte[0] ^ 4]))
+    with NegativeSet.open(fresh, check="files") as negative_set:
+        assert negative_set[8].digest
+        with pytest.raises(DigestError, match=r"shard-00001\.h5: is not the file"):
+            negative_set[9]
+    with NegativeSet.open(fresh, check="quick") as negative_set:
+        assert len(negative_set) == 18
+
+
+@pytest.mark.parametrize("check", ["quick", "files"])
+def test_a_missing_or_cut_shard_is_named_at_opening(fresh, check):
+    path = fresh / "shard-00001.h5"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SetError, match=r"shard-00001\.h5: shard is truncated"):
+        NegativeSet.open(fresh, check=check)
+    path.unlink()
+    with pytest.raises(SetError, match=r"shard-00001\.h5: shard is missing"):
+        NegativeSet.open(fresh, check=check)
+    with NegativeSet.open(fresh, check="none") as negative_set:
+        assert negative_set[0].digest
+
+
+def test_the_shard_of_another_set_is_refused(fresh, tmp_path):
+    write_set(tmp_path / "other", category="other", n=4, r=9)
+    (tmp_path / "other" / "shard-00000.h5").replace(fresh / "shard-00000.h5")
+    with (
+        NegativeSet.open(fresh, check="none") as negative_set,
+        pytest.raises(SetError, match="content digest is not the one in the manifest"),
+    ):
+        negative_set[0]
+
+
+def test_an_unknown_check_and_an_absent_set_are_named(tmp_path, folder):
+    with pytest.raises(ConfigError, match="unknown check"):
+        NegativeSet.open(folder, check="all")
+    with pytest.raises(SetError, match="no such folder"):
+        NegativeSet.open(tmp_path / "nothing")
+    with pytest.raises(SetError, match="unfinished build"):
+        NegativeSet.open(tmp_path)
+
+
+def test_a_recipe_without_geometry_is_refused(tmp_path, folder):
+    manifest, _ = read_manifest(folder)
+    for geometry in (None, {"height": 8, "width": 8, "fit": "stretch"}, [256, 256]):
+        write_manifest(tmp_path, replace(manifest, recipe={"geometry": geometry}))
+        with pytest.raises(SetError, match="no usable geometry"):
+            NegativeSet.open(tmp_path, check="none")
+
+
+def test_sets_are_found_at_their_folder_or_below_a_root(tmp_path, folder):
+    for name in ("b", "a"):
+        write_set(tmp_path / "root" / name, shards=1, r=1)
+    (tmp_path / "root" / "logs").mkdir()
+    (tmp_path / "root" / "unfinished").mkdir()
+    (tmp_path / "root" / "unfinished" / "shard-00000.h5").write_bytes(b"")
+    assert find_sets(folder) == [folder]
+    found = find_sets(tmp_path / "root")
+    assert [path.name for path in found] == ["a", "b", "unfinished"]
+    for path in (tmp_path / "root" / "logs", tmp_path / "nowhere"):
+        with pytest.raises(SetError):
+            find_sets(path)
+
+
+# The manifest
+
+
+def test_a_manifest_reads_back_and_its_digest_is_that_of_sha256sum(fresh):
+    manifest, digest = read_manifest(fresh)
+    data = (fresh / "manifest.json").read_bytes()
+    assert manifest.to_bytes() == data and Manifest.from_bytes(data) == manifest
+    assert digest == bytes_digest(data)
+    assert (fresh / "manifest.sha256").read_text() == f"{digest}  manifest.json\n"
+    assert data.endswith(b"\n") and data.isascii()
+    plain = json.loads(data)
+    assert plain["attribution"] == "Ölmühle GmbH" and list(plain) == sorted(plain)
+    assert plain["counts"]["policies"]["swap"] == {"10": 2, "4": 4}
+
+
+def test_the_tally_by_hand():
+    rows = [("swap", 4, 0), ("swap", 4, 1), ("swap", 9, 0), ("cutpaste", -1, 0)]
+    counts, fallbacks = tally(3, rows)
+    assert counts == {
+        "normals": 3,
+        "negatives": 4,
+        "policies": {"swap": {"4": 2, "9": 1}, "cutpaste": {"-1": 1}},
+    }
+    assert fallbacks == {
+        "swap": {"4": {"none": 1, "shrunk": 1}, "9": {"none": 1}},
+        "cutpaste": {"-1": {"none": 1}},
+    }
+
+
+def test_the_digest_of_a_set_by_hand():
+    assert set_digest_of(["00" * 32, "ff" * 32]) == bytes_digest(bytes(32) + b"\xff" * 32)
+
+
+BAD_FIELDS = {
+    "schema_version": [2, 0, -1, "1", True, None, 1.5],
+    "category": ["", "../x", "A", 5, "a" * 200],
+    "format": [None, 3],
+    "recipe": [[], None],
+    "training_files": ["a" * 64, ["x"], ["a" * 64, "a" * 64], ["b" * 64, "a" * 64], {}],
+    "duplicates": [-1, 1.5, True, "0"],
+    "skipped": [{}, [{"source": "a"}], [{"source": "a", "reason": 3}], ["a"]],
+    "counts": [[], 3],
+    "fallbacks": [None],
+    "shards": [{}, [3], [{"name": "shard-00000.h5"}]],
+    "content_digest": ["x", None, "A" * 64],
+    "versions": [{"numpy": 2}, []],
+}
+
+
+@pytest.mark.parametrize(
+    "name, value", [(name, value) for name, values in BAD_FIELDS.items() for value in values]
+)
+def test_malformed_manifests_are_refused(folder, name, value):
+    plain = json.loads((folder / "manifest.json").read_bytes())
+    plain[name] = value
+    data = (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
+    with pytest.raises(SetError) as caught:
+        Manifest.from_bytes(data)
+    assert ("newer cutswap" in str(caught.value)) == (name == "schema_version" and value == 2)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("name", "../shard-00000.h5"),
+        ("name", "/tmp/shard-00000.h5"),
+        ("name", "shard-00000.h5\n"),
+        ("name", 5),
+        ("file_sha256", "x"),
+        ("file_bytes", -1),
+        ("normals", 1 << 60),
+        ("negatives", True),
+        ("environment", {"cpu": 1}),
+    ],
+)
+def test_malformed_shard_entries_are_refused(folder, name, value):
+    manifest, _ = read_manifest(folder)
+    with pytest.raises(SetError):
+        replace(manifest.shards[0], **{name: value})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b'{"schema_version": NaN}',
+        b'{"schema_version": 1e999}',
+        b'{"schema_version": 1, "schema_version": 1}',
+        b"9" * 10_000,
+    ],
+)
+def test_what_is_no_manifest_is_refused(data):
+    with pytest.raises(SetError) as caught:
+        Manifest.from_bytes(data)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_manifest_has_one_form_and_bounds(folder):
+    data = (folder / "manifest.json").read_bytes()
+    plain = json.loads(data)
+    for other in (data + b"\n", json.dumps(plain).encode(), data.replace(b"0.15", b"0.150")):
+        with pytest.raises(SetError, match="canonical"):
+            Manifest.from_bytes(other)
+    deep: list = []
+    for _ in range(30):
+        deep = [deep]
+    for change, message in (({"extra": 1}, "unknown fields"), ({"recipe": {"a": deep}}, "deeper")):
+        with pytest.raises(SetError, match=message):
+            Manifest.from_bytes(json.dumps(plain | change).encode())
+    with pytest.raises(SetError, match="too large"):
+        Manifest.from_bytes(b" " * (MAX_MANIFEST_BYTES + 1))
+    del plain["licence"]
+    with pytest.raises(SetError, match="lacks licence"):
+        Manifest.from_bytes(json.dumps(plain).encode())
+
+
+def test_a_manifest_that_contradicts_itself_is_neither_written_nor_read(tmp_path, folder):
+    manifest, _ = read_manifest(folder)
+    for change in (
+        {"content_digest": "a" * 64},
+        {"saliency_digest": "a" * 64},
+        {"counts": manifest.counts | {"normals": 7}},
+        {"counts": {}},
+        {"shards": manifest.shards[::-1]},
+        {"shards": manifest.shards[1:]},
+    ):
+        wrong = replace(manifest, **change)
+        with pytest.raises(SetError):
+            write_manifest(tmp_path, wrong)
+        assert os.listdir(tmp_path) == []
+        data = wrong.to_bytes()
+        other = tmp_path / "written"
+        other.mkdir()
+        (other / "manifest.json").write_bytes(data)
+        (other / "manifest.sha256").write_text(f"{bytes_digest(data)}  manifest.json\n")
+        with pytest.raises(SetError):
+            read_manifest(other)
+        for file in other.iterdir():
+            file.unlink()
+        other.rmdir()
+    with pytest.raises(SetError, match="JSON"):
+        write_manifest(tmp_path, replace(manifest, recipe={"area": float("nan")}))
+    with pytest.raises(SetError, match="JSON"):
+        write_manifest(tmp_path, replace(manifest, recipe={5: 1, "a": "keys of two kinds"}))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_changed_manifest_or_digest_file_is_refused(fresh):
+    path, digest = fresh / "manifest.json", fresh / "manifest.sha256"
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(DigestError, match=r"manifest\.sha256"):
+        read_manifest(fresh)
+    path.write_bytes(good)
+    for text in ("", "x", "a" * 64, "a" * 64 + "  shard-00000.h5\n", "a" * 5000):
+        digest.write_text(text)
+        with pytest.raises(SetError, match=r"manifest\.sha256"):
+            NegativeSet.open(fresh)
+    digest.unlink()
+    with pytest.raises(SetError, match=r"manifest\.sha256: there is no such file"):
+        NegativeSet.open(fresh)
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+    with pytest.raises(SetError, match=r"manifest\.json: there is no such file"):
+        NegativeSet.open(fresh)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_the_manifest_is_written_last_and_atomically(tmp_path, folder, monkeypatch, failing):
+    manifest, _ = read_manifest(folder)
+    calls = []
+    real = os.replace
+
+    def fail(source, target):
+        calls.append(os.path.basename(target))
+        if len(calls) > failing:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(manifests.atomic.os, "replace", fail)
+    with pytest.raises(OutputError, match="disk is full"):
+        write_manifest(tmp_path, manifest)
+    assert calls == ["manifest.sha256", "manifest.json"][: failing + 1]
+    assert os.listdir(tmp_path) == ["manifest.sha256"][:failing]
+
+
+def test_an_entry_is_plain_data():
+    entry = ShardEntry("shard-00000.h5", "a" * 64, 1, 1, 0, "b" * 64, "c" * 64, {})
+    assert entry == pickle.loads(pickle.dumps(entry))
