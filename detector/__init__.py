@@ -1,0 +1,1 @@
+"""Stage two: training, features, memory bank, scores, metrics and reports."""

@@ -1,0 +1,184 @@
+"""Memory bank: normal patch features, and how far a patch is from the nearest of them."""
+
+from __future__ import annotations
+
+import torch
+
+from manifests.errors import ConfigError, ModelError
+
+NEIGHBOURS = 9
+
+# Bank rows are padded to a multiple of this: products with aligned rows are a third faster, and
+# their minima are found group by group.
+_GROUP = 64
+# Upper limit of one block's product, in elements (16 MiB).
+_BLOCK_ELEMENTS = 4 * 1024 * 1024
+
+
+class MemoryBank:
+    """Patch features of normal images, each remembering the image it comes from.
+
+    Args:
+        features: (M, D) float32, M >= 1, finite. Not modified.
+        image_index: (M,) int32, the training image of each entry.
+
+    Raises:
+        ModelError: shapes or dtypes that do not fit, an empty bank, features that are not finite.
+
+    Source: Roth et al. 2022, sections 3.1 and 3.3; leaving an image's own entries out is ours.
+    """
+
+    def __init__(self, features: torch.Tensor, image_index: torch.Tensor) -> None:
+        if features.ndim != 2 or features.dtype != torch.float32 or 0 in features.shape:
+            raise ModelError(
+                "bank features are malformed",
+                expected="(M, D) float32",
+                got=f"{tuple(features.shape)} {features.dtype}",
+            )
+        if image_index.shape != features.shape[:1] or image_index.dtype != torch.int32:
+            raise ModelError(
+                "bank image_index is malformed",
+                expected=f"({len(features)},) int32",
+                got=f"{tuple(image_index.shape)} {image_index.dtype}",
+            )
+        if not torch.isfinite(features).all():
+            raise ModelError("bank features are not finite")
+        self.features = features
+        self.image_index = image_index.to(features.device)
+        # Distances do not change when everything moves, but the smaller the vectors, the less a
+        # product cancels.
+        self._mean = features.mean(0)
+        padding = -len(features) % _GROUP
+        self._centred = torch.nn.functional.pad(features - self._mean, (0, 0, 0, padding))
+        self._half = self._centred.square().sum(1).mul_(0.5)
+        self._half[len(features) :] = torch.inf
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D of a feature."""
+        return self.features.shape[1]
+
+    def nearest(
+        self, patches: torch.Tensor, *, exclude_image: int | torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distance to, and index of, each patch's nearest bank entry.
+
+        The entry is found by matrix products, whose rounding can prefer another that is farther by
+        about 1e-6 of the features' squared spread; its distance is then computed by differences,
+        so a patch that equals its entry has distance 0 exactly.
+
+        Args:
+            patches: (P, D) float32 on the bank's device.
+            exclude_image: entries of this training image are ignored; one for all patches, or one
+                per patch, (P,) int32. None ignores nothing.
+
+        Returns:
+            distance (P,) float32 >= 0, index (P,) int64.
+
+        Raises:
+            ModelError: `patches` of another width, or nothing left to compare with.
+        """
+        if patches.ndim != 2 or patches.shape[1] != self.dim:
+            raise ModelError(
+                "patch features do not fit the bank",
+                expected=f"(P, {self.dim})",
+                got=tuple(patches.shape),
+            )
+        distance = torch.empty(len(patches), device=patches.device)
+        index = torch.empty(len(patches), dtype=torch.int64, device=patches.device)
+        step = max(1, _BLOCK_ELEMENTS // len(self._half))
+        for start in range(0, len(patches), step):
+            rows = slice(start, start + step)
+            own = exclude_image[rows] if isinstance(exclude_image, torch.Tensor) else exclude_image
+            half = self._half_distances(patches[rows], own)
+            index[rows] = best = _first_minimum(half)
+            if torch.isinf(half.gather(1, best[:, None])).any():
+                raise ModelError(
+                    "every bank entry comes from the image to be left out",
+                    hint="keep a larger coreset (--coreset-ratio) or train on more images",
+                )
+            distance[rows] = _by_differences(patches[rows], self.features[best])
+        return distance, index
+
+    def reweight(
+        self,
+        patch: torch.Tensor,
+        index: torch.Tensor,
+        distance: torch.Tensor,
+        *,
+        b: int = NEIGHBOURS,
+        exclude_image: int | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Lower a patch's distance where its nearest entry m* has close company in the bank.
+
+        `s = (1 - exp(d*) / sum_{m in N_b(m*)} exp(|m_t - m|)) d*`, in which N_b(m*) are the b bank
+        entries nearest to m*, m* among them. A bank of fewer uses all it has; one that leaves
+        nothing besides m* leaves the distance as it is.
+
+        Args:
+            patch: (B, D) float32, the worst patch m_t of each image.
+            index: (B,) int64, m* of each, as `nearest` returns it.
+            distance: (B,) float32, d*.
+            b: size of the neighbourhood, at least 1.
+            exclude_image: as in `nearest`.
+
+        Returns:
+            (B,) float32 in [0, distance].
+
+        Raises:
+            ConfigError: `b` below 1.
+
+        Source: Roth et al. 2022, equation 7. Differs: the quotient is shifted by the largest
+        exponent, so that it cannot overflow; m* always counts as its own nearest neighbour, also
+        where the bank holds copies of it.
+        """
+        if b < 1:
+            raise ConfigError("neighbourhood out of range", expected="at least 1", got=b)
+        others = min(b - 1, len(self) - 1)
+        if others < 1:
+            return distance.clone()
+        half = self._half_distances(self.features[index], exclude_image)
+        half.scatter_(1, index[:, None], torch.inf)
+        closest = torch.topk(half, others, dim=1, largest=False)
+        exponents = (patch[:, None] - self.features[closest.indices % len(self)]).square()
+        exponents = exponents.sum(2).sqrt_()
+        # Fewer entries may be left than asked for, once an image's own are out.
+        exponents = exponents.masked_fill(torch.isinf(closest.values), -torch.inf)
+        exponents = torch.cat([distance[:, None], exponents], dim=1)
+        weight = 1.0 - torch.softmax(exponents.double(), dim=1)[:, 0]
+        is_alone = torch.isinf(exponents[:, 1:]).all(1)
+        return torch.where(is_alone, distance, weight.float() * distance)
+
+    def _half_distances(
+        self, patches: torch.Tensor, exclude_image: int | torch.Tensor | None
+    ) -> torch.Tensor:
+        """(P, M') half squared distances less a constant per row; inf for padding and excluded."""
+        half = torch.addmm(self._half, patches - self._mean, self._centred.T, alpha=-1.0)
+        if exclude_image is None:
+            return half
+        if isinstance(exclude_image, torch.Tensor):
+            is_own = self.image_index[None, :] == exclude_image[:, None].to(self.image_index.device)
+            half[:, : len(self)].masked_fill_(is_own, torch.inf)
+        else:
+            own = (self.image_index == exclude_image).nonzero()[:, 0]
+            half.index_fill_(1, own, torch.inf)
+        return half
+
+
+def _first_minimum(values: torch.Tensor) -> torch.Tensor:
+    """(P,) column of each row's first minimum; (P, M') with M' a multiple of the group.
+
+    Minima without positions are eight times as fast as minima with them, so the positions are
+    sought only among the groups' minima and in the winning group.
+    """
+    grouped = values.view(len(values), -1, _GROUP)
+    group = grouped.amin(2).argmin(1)
+    rows = torch.arange(len(values), device=values.device)
+    return group * _GROUP + grouped[rows, group].argmin(1)
+
+
+def _by_differences(patches: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    return (patches - entries).square_().sum(1).sqrt_()

@@ -1,0 +1,119 @@
+"""One category's results: metrics, counts, and notes on what they rest on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from detector.evaluate import Evaluation
+from detector.metrics import image_metrics, pixel_metrics
+from detector.model import Model
+from manifests.errors import OutputError
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """One category's metrics; None where the test set does not define one."""
+
+    category: str
+    metrics: dict[str, float | None]
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+
+    def row(self) -> dict[str, object]:
+        """What the results table prints."""
+        return {"category": self.category, **self.metrics}
+
+    def to_json(self) -> dict:
+        """Plain JSON types."""
+        return {
+            "category": self.category,
+            "metrics": self.metrics,
+            "counts": self.counts,
+            "notes": list(self.notes),
+        }
+
+
+def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
+    """Metrics of one category's evaluation, with everything a reader must know to trust them."""
+    image = image_metrics(evaluation.scores, evaluation.labels)
+    known = evaluation.has_truth
+    pixel = pixel_metrics(
+        evaluation.maps[known],
+        evaluation.masks[known],
+        None if evaluation.valid.all() else evaluation.valid[known],
+    )
+    is_flagged = evaluation.scores > model.image_threshold.value
+    good, bad = ~evaluation.labels, evaluation.labels
+    notes = []
+    if evaluation.excluded:
+        notes.append(f"{len(evaluation.excluded)} test images left out: they were trained on")
+    if evaluation.without_mask:
+        shown = ", ".join(evaluation.without_mask[:4])
+        more = len(evaluation.without_mask) - 4
+        notes.append(
+            f"{len(evaluation.without_mask)} defective images have no mask or an empty one and "
+            f"count for image metrics only: {shown}" + (f" and {more} more" if more > 0 else "")
+        )
+    if evaluation.cropped:
+        worst = max(evaluation.cropped, key=lambda item: item[1])
+        notes.append(
+            f"the crop cuts off defect area in {len(evaluation.cropped)} images, at worst "
+            f"{100 * worst[1]:.0f} % ({worst[0]})"
+        )
+    if image.auroc is None:
+        notes.append("the test images are all of one class: no AUROC, AP or F1")
+    notes += [f"skipped {error}" for error in evaluation.skipped]
+    return EvalResult(
+        category=category,
+        metrics={
+            "image_auroc": image.auroc,
+            "image_ap": image.ap,
+            "image_f1_max": image.f1_max,
+            "pixel_auroc": pixel.auroc,
+            "pixel_ap": pixel.ap,
+            "pixel_f1_max": pixel.f1_max,
+            "aupro": pixel.aupro,
+        },
+        counts={
+            "good": int(good.sum()),
+            "defective": int(bad.sum()),
+            "excluded": len(evaluation.excluded),
+            "skipped": len(evaluation.skipped),
+            "without_mask": len(evaluation.without_mask),
+            "false_alarms": int((is_flagged & good).sum()),
+            "misses": int((~is_flagged & bad).sum()),
+        },
+        notes=tuple(notes),
+    )
+
+
+def write_scores(path: Path, evaluation: Evaluation, model: Model) -> None:
+    """A CSV line per test image, in the order they were scored. Raises OutputError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "defect", "label", "score", "normalised", "verdict"])
+    for sample, score in zip(evaluation.samples, evaluation.scores, strict=True):
+        normalised = score / model.image_threshold.value
+        verdict = "defect" if normalised > 1 else "good"
+        writer.writerow(
+            [
+                sample.source,
+                sample.defect,
+                sample.label,
+                f"{score:.6g}",
+                f"{normalised:.4g}",
+                verdict,
+            ]
+        )
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """A UTF-8 text file. Raises OutputError."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", path=path) from error

@@ -1,0 +1,131 @@
+"""Score map: patch distances as a smooth map over the canvas, and one number per image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+REFERENCE_PX = 256
+SIGMA_PX = 4.0
+
+# A Gaussian is cut where it has fallen to 3e-4 of its peak.
+_TRUNCATE = 4.0
+
+
+def score_map(
+    distances: torch.Tensor,
+    height: int,
+    width: int,
+    *,
+    sigma_px: float = SIGMA_PX,
+    valid: np.ndarray | None = None,
+    canvas_boxes: Sequence[Sequence[int]] | np.ndarray | None = None,
+) -> torch.Tensor:
+    """Upsample patch distances bilinearly and blur them, without help from outside the image.
+
+    Both steps are weighted means over valid cells and pixels only: a constant map stays constant
+    up to the border, and padding neither adds nor darkens. Both are separable and linear, so they
+    are two small matrix products per image.
+
+    Args:
+        distances: (B, h, w) float32.
+        height, width: canvas in px.
+        sigma_px: standard deviation of the blur for a canvas whose shorter side is 256 px, in px;
+            it grows with that side; 0 for no blur.
+        valid: (B, h, w) bool, the cells that show the source, a filled rectangle per image.
+        canvas_boxes: (B, 4) `y, x, h, w` in px, the pixels that do. Both or neither of these.
+
+    Returns:
+        (B, height, width) float32, 0 in padding.
+
+    Raises:
+        ValueError: `valid` without `canvas_boxes` or the reverse, or not a filled rectangle.
+
+    Source: Roth et al. 2022, section 3.3. Differs: sigma scales with the canvas, and weights are
+    normalised at borders instead of reflecting the map.
+    """
+    if (valid is None) != (canvas_boxes is None):
+        raise ValueError("valid and canvas_boxes go together")
+    batch, h, w = distances.shape
+    sigma = sigma_px * min(height, width) / REFERENCE_PX
+    out = torch.zeros((batch, height, width), device=distances.device)
+    operators: dict[tuple, torch.Tensor] = {}
+
+    def along(cells: np.ndarray, pixels: int, start: int, length: int) -> torch.Tensor:
+        key = (cells.tobytes(), pixels, start, length)
+        if key not in operators:
+            weights = _axis_weights(cells, pixels, start, length, sigma)
+            operators[key] = torch.from_numpy(weights).to(distances.device)
+        return operators[key]
+
+    for i in range(batch):
+        box = (0, 0, height, width) if canvas_boxes is None else canvas_boxes[i]
+        cells = np.ones((h, w), dtype=bool) if valid is None else np.asarray(valid[i])
+        rows, columns = cells.any(1), cells.any(0)
+        if not cells.any() or not np.array_equal(cells, rows[:, None] & columns[None, :]):
+            raise ValueError("valid cells are not a filled rectangle")
+        y, x, box_h, box_w = (int(value) for value in box)
+        down, across = along(rows, height, y, box_h), along(columns, width, x, box_w)
+        # Invalid cells have weight 0, but 0 times an infinite distance would be NaN.
+        patch = distances[i].masked_fill(~torch.from_numpy(cells).to(distances.device), 0.0)
+        out[i, y : y + box_h, x : x + box_w] = down @ patch @ across.T
+    return out
+
+
+def image_scores(distances: torch.Tensor, *, valid: np.ndarray | None = None) -> torch.Tensor:
+    """The largest patch distance of each image, unblurred and without padding.
+
+    Args:
+        distances: (B, h, w) float32.
+        valid: (B, h, w) bool with at least one valid cell each, or None for all.
+
+    Returns:
+        (B,) float32.
+
+    Source: Roth et al. 2022, equation 6.
+    """
+    return distances.flatten(1).gather(1, worst_cells(distances, valid=valid)[:, None])[:, 0]
+
+
+def worst_cells(distances: torch.Tensor, *, valid: np.ndarray | None = None) -> torch.Tensor:
+    """(B,) int64 row-major position of each image's largest valid distance, the first of equals.
+
+    Source: Roth et al. 2022, equation 6 (the test patch m_t).
+    """
+    flat = distances.flatten(1)
+    if valid is not None:
+        outside = ~torch.from_numpy(np.ascontiguousarray(valid)).flatten(1).to(flat.device)
+        flat = flat.masked_fill(outside, -torch.inf)
+    return flat.argmax(1)
+
+
+def _axis_weights(
+    cells: np.ndarray, pixels: int, start: int, length: int, sigma: float
+) -> np.ndarray:
+    """(length, cells) float32: upsampling, then blur, along one axis; rows sum to 1."""
+    count = len(cells)
+    centres = (np.arange(start, start + length) + 0.5) * (count / pixels) - 0.5
+    low = np.clip(np.floor(centres), 0, count - 1).astype(int)
+    high = np.minimum(low + 1, count - 1)
+    fraction = np.clip(centres - low, 0.0, 1.0)
+    rows = np.arange(length)
+    upsample = np.zeros((length, count))
+    np.add.at(upsample, (rows, low), 1.0 - fraction)
+    np.add.at(upsample, (rows, high), fraction)
+    upsample *= cells
+    # Pixels between invalid cells only (a box thinner than a cell) take the nearest valid one.
+    stranded = upsample.sum(1) < 1e-9
+    valid = cells.nonzero()[0]
+    nearest = valid[np.abs(centres[stranded, None] - valid[None, :]).argmin(1)]
+    upsample[stranded, nearest] = 1.0
+    upsample /= upsample.sum(1, keepdims=True)
+    if sigma <= 0.0:
+        return upsample.astype(np.float32)
+    offset = rows[:, None] - rows[None, :]
+    blur = np.exp(-0.5 * np.square(offset / sigma))
+    blur[np.abs(offset) > math.ceil(_TRUNCATE * sigma)] = 0.0
+    blur /= blur.sum(1, keepdims=True)
+    return (blur @ upsample).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Stage one: saliency, clusters, anchors and edits, written to negative sets."""

@@ -1,0 +1,385 @@
+"""`cutswap-gen`: sample data, build, inspect, verify, preview."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from manifests import command_line as common
+from manifests.errors import ConfigError, SetError
+
+# The paper's numbers, applied where the user typed nothing else.
+PRESETS: dict[str, dict] = {
+    "paper": {"network": "vgg16", "levels": (4, 9, 16, 23, 30), "clusters": 4, "cluster": "max"},
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="cutswap", prog_name="cutswap-gen")
+def main() -> None:
+    """Make synthetic negatives from good images, once, and keep them.
+
+    \b
+    cutswap-gen sample-data demo/data            a data set to try it on
+    cutswap-gen build demo/data --out shards     saliency, anchors, swaps and scars
+    cutswap-gen preview shards --out sheets      look at them
+    """
+
+
+@main.command("sample-data")
+@click.argument("folder", type=click.Path(path_type=Path))
+@common.seed_option
+@click.option("--train", default=100, show_default=True, help="Good training images.")
+@click.option("--test-good", default=24, show_default=True, help="Good test images.")
+@click.option("--per-defect", default=8, show_default=True, help="Test images of each defect.")
+@common.overwrite_option
+@common.quiet_option
+@common.domain_errors
+def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) -> None:
+    """Render a small data set in MVTec AD layout into FOLDER.
+
+    A machined part on a textured ground, with scratches, dents, contamination and missing pieces,
+    and exact masks. Synthetic, ours, free to use.
+    """
+    from generator.sample_data import render_sample_data
+
+    target = render_sample_data(
+        folder,
+        seed=seed,
+        train=train,
+        test_good=test_good,
+        per_defect=per_defect,
+        overwrite=overwrite,
+        progress=common.Progress("render", "images", quiet=quiet),
+    )
+    click.echo(f"wrote {target}")
+
+
+@main.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@common.out_option("Folder for the sets, one subfolder per category.", required=True)
+@common.seed_option
+@click.option(
+    "--policies",
+    type=common.ListType(),
+    default="swap,scar",
+    show_default=True,
+    help="Kinds of negatives.",
+)
+@click.option("--repeats", default=1, show_default=True, help="Negatives per kind and level.")
+@click.option(
+    "--network",
+    default="efficientnet_lite0",
+    show_default=True,
+    help="Saliency network: efficientnet_lite0 (embedded), vgg16 (paper), or any timm name.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="File with the network's weights (.pth or .safetensors).",
+)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="paper: VGG16 and its numbers.")
+@click.option(
+    "--levels",
+    type=common.ListType(int),
+    help="Saliency levels.  [default: the network's five]",
+)
+@click.option("--clusters", default=4, show_default=True, help="K of the k-means.")
+@click.option(
+    "--cluster",
+    type=click.Choice(["max", "min", "random"]),
+    default="max",
+    show_default=True,
+    help="Cluster that anchors come from, by its centroid.",
+)
+@click.option(
+    "--area",
+    type=common.RangeType(),
+    default="0.02,0.15",
+    show_default=True,
+    help="Area of a swap patch, as a fraction of the image.",
+)
+@click.option(
+    "--aspect",
+    type=common.RangeType(),
+    default="0.3,3.3",
+    show_default=True,
+    help="Height/width of a swap patch.",
+)
+@click.option(
+    "--scar-width",
+    type=common.RangeType(),
+    default="2,16",
+    show_default=True,
+    help="Width of a scar in px at 256 px.",
+)
+@click.option(
+    "--scar-length",
+    type=common.RangeType(),
+    default="10,25",
+    show_default=True,
+    help="Length of a scar in px at 256 px.",
+)
+@click.option(
+    "--scar-angle", default=45.0, show_default=True, help="A scar turns by up to this many degrees."
+)
+@click.option(
+    "--noop-tolerance",
+    default=1.0,
+    show_default=True,
+    help="Redraw patches that differ by less than this many grey levels.",
+)
+@click.option(
+    "--image-size", type=common.SizeType(), default="256", show_default=True, help="Canvas."
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["stretch", "letterbox", "crop"]),
+    default="stretch",
+    show_default=True,
+    help="How an image of another shape gets onto the canvas.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the saliency pass; bf16 changes the maps.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(["pixels", "anchors"]),
+    default="pixels",
+    show_default=True,
+    help="anchors: leave the pixels of negatives out and render them on reading.",
+)
+@click.option("--threads", default=1, show_default=True, help="CPU threads of one worker.")
+@click.option("--batch", default=8, show_default=True, help="Images per saliency pass.")
+@click.option("--shard-images", default=16, show_default=True, help="Good images per shard.")
+@common.jobs_option
+@common.device_option
+@common.category_option
+@common.format_option
+@click.option(
+    "--train-list",
+    type=click.Path(path_type=Path),
+    help="File naming the training images (MTD layout).",
+)
+@common.megapixel_option
+@common.skip_bad_option
+@common.overwrite_option
+@common.json_option
+@common.quiet_option
+@click.pass_context
+@common.domain_errors
+def build(context: click.Context, **options) -> None:
+    """Make the negatives of DATA and write them to shards.
+
+    DATA is a data set (MVTec AD layout, magnetic tiles layout) or a folder of good images. A run
+    that was interrupted goes on where it stopped; a finished one is left alone.
+
+    \b
+    cutswap-gen build mvtec/ --out shards
+    cutswap-gen build photos/ --out shards --image-size 320 --fit letterbox
+    """
+    common.apply_preset(context, options, PRESETS)
+    from generator.config import BuildConfig
+    from generator.describe import build_json, describe_build
+    from generator.pipeline import build_set
+    from manifests.datasets import open_data
+    from manifests.images import Geometry
+    from manifests.weights import resolve_device
+
+    height, width = options["image_size"]
+    config = BuildConfig(
+        policies=options["policies"],
+        network=options["network"],
+        levels=options["levels"] or (),
+        n_clusters=options["clusters"],
+        cluster=options["cluster"],
+        area_frac=options["area"],
+        aspect=options["aspect"],
+        scar_width_px=options["scar_width"],
+        scar_length_px=options["scar_length"],
+        scar_angle_deg=options["scar_angle"],
+        noop_tolerance=options["noop_tolerance"],
+        seed=options["seed"],
+        repeats=options["repeats"],
+        geometry=Geometry(height=height, width=width, fit=options["fit"]),
+        precision=options["precision"],
+        threads=options["threads"],
+        batch=options["batch"],
+        shard_images=options["shard_images"],
+        store=options["store"],
+    )
+    device = resolve_device(options["device"])
+    categories = open_data(
+        options["data"],
+        format=options["data_format"],
+        train_list=options["train_list"],
+        seed=options["seed"],
+        categories=options["categories"],
+    )
+    quiet = options["quiet"]
+    summaries = []
+    for category in categories:
+        summary = build_set(
+            category,
+            config,
+            options["out"],
+            weights=options["weights"],
+            device=device,
+            jobs=options["jobs"] or max(1, (os.cpu_count() or 1) // config.threads),
+            max_pixels=round(options["max_megapixels"] * 1e6),
+            skip_bad=options["skip_bad"],
+            overwrite=options["overwrite"],
+            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+        )
+        summaries.append(summary)
+        if not options["as_json"]:
+            click.echo("\n".join(describe_build(summary)))
+    if options["as_json"]:
+        click.echo(json.dumps([build_json(summary) for summary in summaries], indent=1))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@common.category_option
+@common.json_option
+@common.domain_errors
+def inspect(path: Path, categories, as_json: bool) -> None:
+    """Say what is in a negative set, with its digest."""
+    from generator.describe import describe_set
+    from manifests.schema import read_manifest
+
+    described = []
+    for folder in _sets(path, categories):
+        manifest, digest = read_manifest(folder)
+        size = sum(entry.file_bytes for entry in manifest.shards)
+        described.append((folder, manifest, digest, size))
+    if as_json:
+        click.echo(
+            json.dumps(
+                [
+                    {"folder": str(folder), "digest": digest, "bytes": size}
+                    | json.loads(manifest.to_bytes())
+                    for folder, manifest, digest, size in described
+                ],
+                indent=1,
+            )
+        )
+        return
+    for folder, manifest, digest, size in described:
+        click.echo("\n".join(describe_set(folder, manifest, digest, size)))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@common.category_option
+@click.option("--quick", is_flag=True, help="Manifest, file digests and structure only.")
+@click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
+@common.json_option
+@common.quiet_option
+@common.domain_errors
+def verify(path: Path, categories, quick: bool, expect, as_json: bool, quiet: bool) -> None:
+    """Check a negative set: every file, every digest, every rendered pixel.
+
+    Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is.
+    """
+    from manifests.verify import verify_set
+
+    folders = _sets(path, categories)
+    if expect and len(folders) > 1:
+        raise ConfigError(
+            "--expect names one set", path=path, got=f"{len(folders)} sets", hint="use --category"
+        )
+    problems = []
+    for folder in folders:
+        found = verify_set(
+            folder,
+            quick=quick,
+            expect=expect,
+            progress=common.Progress(f"verify {folder.name}", "shards", quiet=quiet),
+        )
+        problems += [(folder, problem) for problem in found]
+        if not as_json:
+            if not found:
+                click.echo(f"{folder}: whole and unchanged")
+            for problem in found:
+                click.echo(f"{folder}: {problem}")
+    if as_json:
+        click.echo(
+            json.dumps(
+                [
+                    {
+                        "folder": str(folder),
+                        "kind": type(problem).__name__,
+                        "what": problem.what,
+                        "path": problem.path,
+                        "expected": None if problem.expected is None else str(problem.expected),
+                        "got": None if problem.got is None else str(problem.got),
+                    }
+                    for folder, problem in problems
+                ],
+                indent=1,
+            )
+        )
+    if problems:
+        count = len(problems)
+        raise SetError(
+            f"{count} problem{'s' if count != 1 else ''} found",
+            path=path,
+            hint="do not use this set",
+        )
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@common.out_option("Folder for the contact sheets.", required=True)
+@common.category_option
+@click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Sheets.")
+@common.seed_option
+@common.quiet_option
+@common.domain_errors
+def preview(path: Path, out: Path, categories, count: int, seed: int, quiet: bool) -> None:
+    """Draw a contact sheet per image: saliency, cluster, anchors, negatives, masks."""
+    import numpy as np
+
+    from generator.preview import preview_sheet
+    from manifests.images import write_png
+    from manifests.negative_set import NegativeSet
+
+    for folder in _sets(path, categories):
+        with NegativeSet.open(folder) as negative_set:
+            total = negative_set.n_normals
+            rng = np.random.default_rng(seed)
+            chosen = sorted(rng.choice(total, size=min(count, total), replace=False).tolist())
+            progress = common.Progress(f"preview {folder.name}", "sheets", quiet=quiet)
+            for done, row in enumerate(chosen, start=1):
+                target = out / folder.name / f"normal-{row:05d}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_png(target, preview_sheet(negative_set, row))
+                progress(done, len(chosen))
+        click.echo(f"wrote {len(chosen)} sheets to {out / folder.name}")
+
+
+def _sets(path: Path, categories) -> list[Path]:
+    from manifests.negative_set import find_sets
+
+    folders = find_sets(path)
+    if categories:
+        named = {folder.name: folder for folder in folders}
+        missing = [name for name in categories if name not in named]
+        if missing:
+            raise SetError(
+                f"no set of category {missing[0]}", path=path, expected=", ".join(sorted(named))
+            )
+        folders = [named[name] for name in categories]
+    return folders
+
+
+if __name__ == "__main__":
+    main()

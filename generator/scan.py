@@ -1,0 +1,110 @@
+"""Looks at every training image once, before any work: readable, not flat, not there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.datasets import Sample
+from manifests.digest import array_digest, bytes_digest
+from manifests.errors import CutswapError, ImageError
+from manifests.images import Geometry, decode_image, fit_image, read_bytes
+
+MIN_GREY_RANGE = 2
+
+
+@dataclass(frozen=True)
+class ScannedImage:
+    """A usable training image: where it is and what it is.
+
+    Attributes:
+        digest: of the fitted canvas (H, W, 3), the image's identity from here on.
+        file_sha256: of the file's bytes.
+    """
+
+    path: Path
+    source: str
+    file_sha256: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All training images of a category, sorted by digest, so that names and order change nothing.
+
+    Attributes:
+        images: usable ones, each content once.
+        duplicates: (source, source it equals after fitting).
+        skipped: the errors of the unusable ones.
+        file_digests: SHA-256 of every usable file, duplicates included, sorted.
+    """
+
+    images: tuple[ScannedImage, ...]
+    duplicates: tuple[tuple[str, str], ...]
+    skipped: tuple[CutswapError, ...]
+    skipped_sources: tuple[str, ...]
+    file_digests: tuple[str, ...]
+
+
+def scan_samples(
+    samples: Sequence[Sample],
+    geometry: Geometry,
+    *,
+    max_pixels: int,
+    jobs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:
+    """Reads, fits and digests every sample; collects errors instead of stopping at the first."""
+    from joblib import Parallel, delayed
+
+    # Decoding, resizing and hashing all release the interpreter lock: threads are enough.
+    results = Parallel(n_jobs=jobs, backend="threading", return_as="generator")(
+        delayed(scan_one)(sample, geometry, max_pixels=max_pixels) for sample in samples
+    )
+    usable, errors, bad_sources = [], [], []
+    for done, (sample, result) in enumerate(zip(samples, results, strict=True), start=1):
+        if isinstance(result, CutswapError):
+            errors.append(result)
+            bad_sources.append(sample.source)
+        else:
+            usable.append(result)
+        if progress is not None:
+            progress(done, len(samples))
+    usable.sort(key=lambda image: (image.digest, image.source))
+    images: list[ScannedImage] = []
+    duplicates = []
+    for image in usable:
+        if images and images[-1].digest == image.digest:
+            duplicates.append((image.source, images[-1].source))
+        else:
+            images.append(image)
+    return Scan(
+        images=tuple(images),
+        duplicates=tuple(duplicates),
+        skipped=tuple(errors),
+        skipped_sources=tuple(bad_sources),
+        file_digests=tuple(sorted({image.file_sha256 for image in usable})),
+    )
+
+
+def scan_one(sample: Sample, geometry: Geometry, *, max_pixels: int) -> ScannedImage | CutswapError:
+    """One image's identity, or the error that makes it unusable."""
+    try:
+        data = read_bytes(sample.path, max_pixels=max_pixels)
+        image = decode_image(data, path=sample.path, max_pixels=max_pixels)
+        if int(image.max()) - int(image.min()) < MIN_GREY_RANGE:
+            raise ImageError(
+                "constant image: swapping patches of it changes nothing",
+                path=sample.path,
+                hint="remove it, or pass --skip-bad",
+            )
+        canvas, _ = fit_image(image, geometry)
+    except CutswapError as error:
+        return error
+    return ScannedImage(
+        path=sample.path,
+        source=sample.source,
+        file_sha256=bytes_digest(data),
+        digest=array_digest(canvas),
+    )

@@ -1,0 +1,323 @@
+"""PatchCore as a whole, against its literal steps and against true refits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from detector.coreset import coreset_size
+from detector.detectors import CONFIGS, DETECTORS, PatchCore, PatchCoreConfig
+from detector.features import valid_cells
+from manifests.errors import ConfigError, ModelError
+from manifests.images import Geometry
+from manifests.weights import Network
+from reference import patchcore as literal
+
+GEOMETRY = Geometry(height=32, width=48)
+FULL = (0, 0, 32, 48)
+CONFIG = PatchCoreConfig(coreset_ratio=0.2, batch=3)
+
+
+def make_network(channels: int = 8) -> Network:
+    """Random 2×2 convolutions of stride 2, seeded without touching the global generator."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential()
+    width = 3
+    for _ in range(4):
+        with torch.random.fork_rng(devices=[]):
+            convolution = nn.Conv2d(width, channels, 2, stride=2)
+        for parameter in convolution.parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.data = values / (4 * width) ** 0.5
+        module.append(nn.Sequential(convolution, nn.ReLU()))
+        width = channels
+    return Network(
+        name="small",
+        module=module.eval().requires_grad_(False),
+        digest="0" * 64,
+        mean=(127.0, 127.0, 127.0),
+        std=(64.0, 64.0, 64.0),
+        levels={},
+        stages={stage: str(stage) for stage in range(4)},
+        source="random",
+    )
+
+
+def make_images(count: int, seed: int = 0, geometry: Geometry = GEOMETRY) -> np.ndarray:
+    """Noise around a shared gradient, R != G != B."""
+    source = np.random.default_rng(seed)
+    gradient = np.linspace(40, 160, geometry.width)[None, None, :, None]
+    shape = (count, geometry.height, geometry.width, 3)
+    values = gradient * np.array([1.0, 0.7, 0.4]) + source.normal(0, 20, shape)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def batches(images: np.ndarray, boxes=None, batch: int = 4):
+    boxes = [FULL] * len(images) if boxes is None else boxes
+    for start in range(0, len(images), batch):
+        yield images[start : start + batch], boxes[start : start + batch]
+
+
+def fitted(images: np.ndarray, boxes=None, config: PatchCoreConfig = CONFIG) -> PatchCore:
+    detector = PatchCore(make_network(), GEOMETRY, config)
+    detector.fit(batches(images, boxes))
+    return detector
+
+
+def defect(image: np.ndarray) -> np.ndarray:
+    damaged = image.copy()
+    damaged[8:20, 20:30] = (250, 5, 250)
+    return damaged
+
+
+BOXES = [FULL, (0, 8, 32, 32), (8, 0, 16, 48), FULL, (4, 4, 22, 40)]
+
+
+def literal_scores(detector, image, box, *, exclude=None):
+    """Distances (h, w), image score and map of one image, from the literal steps."""
+    features = detector.extractor(image[None], canvas_boxes=[box])[0].numpy()
+    cells = valid_cells(features.shape[:2], GEOMETRY, box)
+    bank, owner = detector.bank.features.numpy(), detector.bank.image_index.numpy()
+    grid = np.zeros(cells.shape)
+    where = np.full(cells.shape, -1)
+    for y, x in np.argwhere(cells):
+        grid[y, x], where[y, x] = literal.nearest(features[y, x], bank, owner, exclude)
+    y, x = np.unravel_index(np.where(cells, grid, -1).argmax(), grid.shape)
+    score = grid[y, x]
+    if detector.config.reweight:
+        score = literal.reweighted(features[y, x], where[y, x], score, bank, owner, exclude=exclude)
+    pixels = np.zeros((32, 48), dtype=bool)
+    pixels[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = True
+    sigma = detector.config.sigma_px * 32 / 256
+    return score, literal.blur(literal.upsample(grid, cells, 32, 48), pixels, sigma)
+
+
+@pytest.mark.parametrize("reweight", [False, True])
+def test_scores_equal_literal(reweight):
+    config = replace(CONFIG, reweight=reweight, sigma_px=10.0)
+    detector = fitted(make_images(8), config=config)
+    images = make_images(5, seed=1)
+    images[3] = defect(images[3])
+    scores = detector.score(images, BOXES)
+    assert scores.image.dtype == scores.map.dtype == np.float32
+    assert scores.map.shape == (5, 32, 48)
+    for i in range(5):
+        image, score_map = literal_scores(detector, images[i], BOXES[i])
+        assert scores.image[i] == pytest.approx(image, rel=1e-4)
+        np.testing.assert_allclose(scores.map[i], score_map, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("reweight", [False, True])
+def test_training_scores_equal_literal(reweight):
+    config = replace(CONFIG, reweight=reweight, sigma_px=10.0)
+    images = make_images(5)
+    detector = fitted(images, BOXES, config)
+    image_scores, maxima = detector.training_scores()
+    assert image_scores.shape == maxima.shape == (5,)
+    for i in range(5):
+        image, score_map = literal_scores(detector, images[i], BOXES[i], exclude=i)
+        assert image_scores[i] == pytest.approx(image, rel=1e-4)
+        assert maxima[i] == pytest.approx(score_map.max(), rel=1e-4)
+
+
+def test_bank_is_a_sorted_subset_that_knows_its_images():
+    images = make_images(6)
+    detector = fitted(images)
+    bank = detector.bank
+    features = detector.extractor(images).flatten(1, 2)
+    assert len(bank) == coreset_size(6 * 4 * 6, 0.2)
+    assert bank.image_index.tolist() == sorted(bank.image_index.tolist())
+    for entry, image in zip(bank.features, bank.image_index, strict=True):
+        # The batch size may change the last bits of a feature, nothing more.
+        difference = (features[image] - entry).abs().amax(1)
+        assert float(difference.min()) < 1e-5
+
+
+def test_padding_never_enters_the_bank():
+    # The convolutions do not overlap and the box lies on their squares of 16 px.
+    box = (0, 16, 32, 16)
+    dark, bright = make_images(4), make_images(4)
+    for image in bright:
+        image[:, :16] = 255
+        image[:, 32:] = 255
+    banks = [fitted(images, [box] * 4).bank.features for images in (dark, bright)]
+    torch.testing.assert_close(*banks)
+    score = [fitted(dark, [box] * 4).score(images, [box] * 4) for images in (dark, bright)]
+    np.testing.assert_allclose(score[0].image, score[1].image, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(score[0].map, score[1].map, rtol=1e-3, atol=1e-4)
+    assert score[0].map[:, :, :16].max() == 0.0
+
+
+def test_a_defect_is_found_where_it_is():
+    detector = fitted(make_images(12), config=replace(CONFIG, stages=(2,)))
+    normal = make_images(3, seed=2)
+    damaged = np.stack([defect(image) for image in normal])
+    before, after = detector.score(normal), detector.score(damaged)
+    assert after.image.min() > before.image.max()
+    for score_map in after.map:
+        inside = score_map[8:20, 20:30].mean()
+        # Cells of 8 px and their 3×3 means: the damage reaches columns 8 to 40 and no others.
+        assert inside > 2 * score_map[:, :7].mean()
+
+
+def test_the_whole_bank_gives_training_images_zero_and_left_out_ones_not():
+    images = make_images(5)
+    detector = fitted(images, config=replace(CONFIG, coreset_ratio=1.0, batch=4))
+    assert len(detector.bank) == 5 * 24
+    assert detector.score(images).image.max() < 1e-3
+    assert detector.training_scores()[0].min() > 0.1
+
+
+def test_leaving_own_patches_out_equals_refitting_for_a_whole_bank():
+    # With every patch kept, a bank without image i's is the bank of a refit without image i.
+    images = make_images(5)
+    config = replace(CONFIG, coreset_ratio=1.0)
+    image_scores, maxima = fitted(images, config=config).training_scores()
+    for i in range(5):
+        others = np.delete(images, i, axis=0)
+        refit = fitted(others, config=config).score(images[i : i + 1])
+        assert image_scores[i] == pytest.approx(refit.image[0], rel=1e-4)
+        assert maxima[i] == pytest.approx(refit.map.max(), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_leaving_own_patches_out_stands_for_five_fold_refits():
+    # Images differ in strength, as real ones do, so that there is something to agree on.
+    gains = np.random.default_rng(3).uniform(0.2, 1.0, (100, 1, 1, 1))
+    images = (make_images(100) * gains).astype(np.uint8)
+    config = replace(CONFIG, coreset_ratio=0.1)
+    left_out = np.stack(fitted(images, config=config).training_scores())
+    refitted = np.empty_like(left_out)
+    fold = np.random.default_rng(0).permutation(100) % 5
+    for k in range(5):
+        scores = fitted(images[fold != k], config=config).score(images[fold == k])
+        refitted[:, fold == k] = scores.image, scores.map.max((1, 2))
+    for own, true in zip(left_out, refitted, strict=True):
+        assert np.corrcoef(own, true)[0, 1] > 0.7
+        for quantile in (0.5, 0.95):
+            ratio = np.quantile(own, quantile) / np.quantile(true, quantile)
+            assert 0.9 < ratio < 1.1
+
+
+def test_training_scores_are_computed_once_and_release_the_features():
+    detector = fitted(make_images(4))
+    first = detector.training_scores()
+    assert detector._training is None
+    assert detector.training_scores() is first
+    detector.fit(batches(make_images(6)))
+    assert len(detector.training_scores()[0]) == 6
+
+
+def test_state_round_trip_and_determinism():
+    images = make_images(6)
+    detector = fitted(images)
+    state = detector.state()
+    assert {name: tensor.dtype for name, tensor in state.items()} == {
+        "features": torch.float32,
+        "image_index": torch.int32,
+    }
+    copy = PatchCore.from_state(make_network(), GEOMETRY, CONFIG, state)
+    expected, found = detector.score(images), copy.score(images)
+    assert np.array_equal(expected.image, found.image)
+    assert np.array_equal(expected.map, found.map)
+    again = fitted(images).state()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    other = fitted(images, config=replace(CONFIG, seed=1)).state()
+    assert not torch.equal(state["features"], other["features"])
+    with pytest.raises(ModelError, match="after fitting"):
+        copy.training_scores()
+
+
+def test_inputs_may_be_read_only_and_stay_as_they_are():
+    images = make_images(4)
+    images.flags.writeable = False
+    before = images.copy()
+    fitted(images).score(images)
+    assert np.array_equal(images, before)
+
+
+def test_fit_reports_progress_and_takes_a_generator_once():
+    calls = []
+    detector = PatchCore(make_network(), GEOMETRY, CONFIG)
+    detector.fit(batches(make_images(5)), progress=lambda done, total: calls.append((done, total)))
+    wanted = len(detector.bank)
+    assert calls[-1] == (wanted, wanted)
+
+
+def test_coreset_max_limits_the_bank():
+    assert len(fitted(make_images(6), config=replace(CONFIG, coreset_max=7)).bank) == 7
+
+
+def test_a_bank_of_one_image_cannot_score_that_image():
+    detector = fitted(make_images(3), config=replace(CONFIG, coreset_max=1))
+    assert detector.score(make_images(1)).image.shape == (1,)
+    with pytest.raises(ModelError, match="--coreset-ratio"):
+        detector.training_scores()
+
+
+def test_too_few_images():
+    with pytest.raises(ModelError, match="no normal images"):
+        fitted(make_images(0))
+    with pytest.raises(ModelError, match="at least 2"):
+        fitted(make_images(1)).training_scores()
+
+
+def test_unfitted_and_unfitting_use_is_refused():
+    detector = PatchCore(make_network(), GEOMETRY, CONFIG)
+    with pytest.raises(ModelError, match="fit it first"):
+        detector.score(make_images(1))
+    with pytest.raises(ModelError, match="fit it first"):
+        detector.training_scores()
+    detector = fitted(make_images(3))
+    with pytest.raises(ModelError, match="do not fit the model"):
+        detector.score(np.zeros((1, 48, 32, 3), dtype=np.uint8))
+    with pytest.raises(ModelError, match="do not fit the model"):
+        detector.score(np.zeros((1, 32, 48, 3), dtype=np.float32))
+    with pytest.raises(ModelError, match="one canvas box"):
+        detector.score(make_images(2), [FULL])
+    assert detector.score(make_images(0)).map.shape == (0, 32, 48)
+
+
+def test_a_bank_of_another_network_is_refused():
+    state = fitted(make_images(3)).state()
+    with pytest.raises(ModelError, match="another network"):
+        PatchCore.from_state(make_network(channels=4), GEOMETRY, CONFIG, state)
+    with pytest.raises(ModelError, match="malformed memory bank"):
+        PatchCore.from_state(make_network(), GEOMETRY, CONFIG, {"features": state["features"]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"coreset_ratio": 0.0},
+        {"coreset_max": 0},
+        {"projection_dim": 0},
+        {"batch": 0},
+        {"sigma_px": -1.0},
+        {"sigma_px": float("nan")},
+        {"seed": -1},
+    ],
+)
+def test_configs_that_cannot_work_are_refused(change):
+    with pytest.raises(ConfigError):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_every_detector_offers_the_whole_protocol(name):
+    config = CONFIGS[name]()
+    detector = DETECTORS[name](make_network(), GEOMETRY, config)
+    assert detector.needs <= {"mask", "saliency"}
+    images = make_images(40)
+    detector.fit(batches(images))
+    image_scores, maxima = detector.training_scores()
+    assert image_scores.shape == maxima.shape == (40,)
+    copy = DETECTORS[name].from_state(make_network(), GEOMETRY, config, detector.state())
+    scores = copy.score(images[:4], [FULL] * 4)
+    assert scores.image.shape == (4,)
+    assert scores.map.shape == (4, 32, 48)
+    assert np.isfinite(scores.map).all()
