@@ -15,7 +15,7 @@ from generator.config import BuildConfig
 from generator.scan import Scan, scan_samples
 from generator.unit import Unit, build_unit, plan_units
 from manifests.datasets import Category
-from manifests.errors import BadImages, DataError, OutputError, SetError
+from manifests.errors import BadImages, ConfigError, DataError, OutputError, SetError
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
     MANIFEST_NAME,
@@ -75,6 +75,7 @@ def build_set(
 
     Raises:
         BadImages: with every unusable training image, unless `skip_bad`.
+        ConfigError: a level that the network does not have.
         DataError: fewer than two usable images.
         SetError: the folder holds a set of other options or images and `overwrite` is not given.
         OutputError: the folder cannot be written.
@@ -86,10 +87,10 @@ def build_set(
     levels = config.levels or tuple(network.levels)
     unknown = [level for level in levels if level not in network.levels]
     if unknown:
-        raise DataError(
-            f"{config.network} has no saliency level {unknown[0]}",
+        raise ConfigError(
+            f"--levels: {config.network} has no saliency level {unknown[0]}",
             expected=f"some of {', '.join(map(str, network.levels))}",
-            hint="change --levels",
+            hint="change --levels or --network",
         )
     recipe = config.recipe(levels=levels, network_digest=network.digest)
     recipe["format"], recipe["split_rule"] = category.format, category.split_rule
