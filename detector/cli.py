@@ -139,9 +139,11 @@ def fit(context: click.Context, **options) -> None:
     """
     common.apply_preset(context, options, PRESETS)
     from detector.pipeline import fit_model
+    from manifests.allocator import keep_freed_memory
     from manifests.negative_set import find_sets
     from manifests.weights import resolve_device
 
+    keep_freed_memory()
     device = resolve_device(options["device"])
     config = _fit_config(options, device)
     folders = _chosen(find_sets(options["shards"]), options["categories"])
@@ -275,8 +277,10 @@ def score(
     cutswap-det score models/part line3/ --heatmaps heat --output csv > scores.csv
     """
     from detector.pipeline import score_images
+    from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
+    keep_freed_memory()
     rows, skipped = score_images(
         model,
         paths,
@@ -366,9 +370,11 @@ def eval_(
     from detector.model import find_models
     from detector.pipeline import evaluate_models
     from detector.report import results_table
+    from manifests.allocator import keep_freed_memory
     from manifests.datasets import open_data
     from manifests.weights import resolve_device
 
+    keep_freed_memory()
     folders = find_models(models)
     if categories:
         folders = _chosen(folders, categories)

@@ -18,6 +18,7 @@ from generator.policies import CONFIGS, POLICIES
 from generator.policies.base import ImageContext, Policy
 from generator.saliency import saliency_maps, upsample
 from generator.scan import ScannedImage
+from manifests.allocator import keep_freed_memory
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import render
 from manifests.errors import ImageError
@@ -90,6 +91,7 @@ def build_unit(
     import cv2
     import torch
 
+    keep_freed_memory()
     threads_before = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     # The workers are the parallelism; a second layer inside OpenCV only fights over the cores.
