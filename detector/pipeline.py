@@ -16,6 +16,7 @@ from detector.dataset import TripletSampler
 from detector.detectors.patchcore import PatchCore
 from detector.evaluate import evaluate
 from detector.image_stream import ImageStream
+from detector.metrics import roc_curve
 from detector.model import MODEL, Model, load_model, save_model
 from detector.results import EvalResult, measure, write_scores, write_text
 from detector.threshold import fit_threshold
@@ -318,13 +319,13 @@ def evaluate_models(
     make_progress: ProgressMaker,
 ) -> list[EvalResult]:
     """Evaluates every (model folder, data category) and writes `out/`: metrics and pictures."""
-    from detector.report import write_category_report
+    from detector.report import plot_roc, write_category_report
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=out) from error
-    results = []
+    results, curves = [], {}
     for folder, category in pairs:
         model = load_model(folder, device=device)
         evaluation = evaluate(
@@ -347,6 +348,10 @@ def evaluate_models(
             max_pixels=max_pixels,
         )
         write_scores(target / "scores.csv", evaluation, model)
+        if result.metrics["image_auroc"] is not None:
+            curves[category.name] = roc_curve(evaluation.scores, evaluation.labels)[:2]
+    if len(curves) > 1:
+        plot_roc(out / "roc.png", curves)
     write_text(
         out / "metrics.json", json.dumps([result.to_json() for result in results], indent=1) + "\n"
     )
