@@ -98,7 +98,7 @@ class MemoryBank:
             if torch.isinf(half.gather(1, best[:, None])).any():
                 raise ModelError(
                     "every bank entry comes from the image to be left out",
-                    hint="keep a larger coreset (--coreset-ratio) or train on more images",
+                    hint="keep a larger coreset (--coreset) or train on more images",
                 )
             distance[rows] = _by_differences(patches[rows], self.features[best])
         return distance, index

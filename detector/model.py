@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.config import FitConfig
+from detector.detectors import DETECTORS
 from detector.detectors.patchcore import PatchCore
 from detector.threshold import Threshold
 from manifests.atomic import write_atomic
@@ -59,18 +60,19 @@ def save_model(folder: Path, model: Model) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL).unlink(missing_ok=True)
-        module = model.detector.network.module
+        detector = model.detector
+        module = detector.network.module
         state = {name: value.contiguous() for name, value in module.state_dict().items()}
         write_atomic(folder / EXTRACTOR, save(state))
-        bank = {name: _tensor(value) for name, value in model.detector.state().items()}
+        bank = {name: _tensor(value) for name, value in detector.state().items()}
         write_atomic(folder / BANK, save(bank))
         record = {
             "model_version": MODEL_VERSION,
-            "detector": "patchcore",
+            "detector": next(name for name, kind in DETECTORS.items() if kind is type(detector)),
             "category": model.category,
             "config": model.config.to_json(),
             "geometry": model.geometry.to_json(),
-            "network_digest": model.detector.network.digest,
+            "network_digest": detector.network.digest,
             "set_digest": model.set_digest,
             "initial_digest": model.initial_digest,
             "image_threshold": model.image_threshold.to_json(),
@@ -92,6 +94,7 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
     Raises:
         ModelError: missing, damaged, newer, or malformed.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = folder / MODEL
@@ -114,6 +117,14 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
                 got=version,
                 hint="fit again, or install the version that wrote it",
             )
+        if record["detector"] not in DETECTORS:
+            raise ModelError(
+                "of an unknown detector",
+                path=path,
+                expected=", ".join(DETECTORS),
+                got=repr(record["detector"])[:40],
+                hint="install the version that wrote it",
+            )
         for name in (EXTRACTOR, BANK):
             if not (folder / name).is_file():
                 raise ModelError("is missing", path=folder / name, hint="fit again")
@@ -127,7 +138,9 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
         geometry = Geometry.from_json(record["geometry"])
         network = load_network(config.network, weights=folder / EXTRACTOR, device=device)
         state = load((folder / BANK).read_bytes())
-        detector = PatchCore.from_state(network, geometry, config.patchcore(), state, device=device)
+        detector = DETECTORS[record["detector"]].from_state(
+            network, geometry, config.patchcore(), state, device=device
+        )
         return Model(
             category=str(record["category"]),
             detector=detector,
@@ -144,7 +157,14 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
         )
     except CutswapError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise ModelError(f"malformed: {error}", path=path, hint="fit again") from error
 
 

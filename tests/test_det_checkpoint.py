@@ -124,7 +124,11 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     data = path.read_bytes()
     header_bytes = 8 + int.from_bytes(data[:8], "little")
     # Tensors are alike to the reader from end to end, so fewer of their bytes are tried.
-    for position in [*range(0, header_bytes, 3), *range(header_bytes, len(data), 97), len(data) - 1]:
+    for position in [
+        *range(0, header_bytes, 3),
+        *range(header_bytes, len(data), 97),
+        len(data) - 1,
+    ]:
         damaged = bytearray(data)
         damaged[position] ^= 1
         path.write_bytes(damaged)

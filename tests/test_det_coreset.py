@@ -61,6 +61,16 @@ def test_equals_literal_where_products_cancel(offset, small_blocks):
     assert picks.tolist() == literal.k_centre(points, 100, first=first_pick(250, 1)).tolist()
 
 
+def test_products_only_preselect():
+    # With no mean taken off, a product's rounding error here exceeds the squared distances.
+    points = torch.from_numpy((rng(12).normal(size=(80, 16)) + 3000.0).astype(np.float32))
+    centres = torch.from_numpy((rng(13).normal(size=(30, 16)) + 3000.0).astype(np.float32))
+    exact = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+    for bound in (torch.full((80,), torch.inf), exact + 0.1, exact, exact - 0.1):
+        found = coreset._to_many(points, bound, centres, torch.zeros(1, 16))
+        assert torch.equal(found, torch.minimum(bound, exact))
+
+
 def test_equals_literal_at_default_blocks():
     points = rng(6).normal(size=(6000, 8)).astype(np.float32)
     picks = k_centre(torch.from_numpy(points), 60, rng=rng(2))

@@ -24,9 +24,7 @@ class FakeSet:
     def __init__(self, n_normals: int, rows: list[tuple[int, str]]):
         self.n_normals = n_normals
         self.negative_normal = np.array([normal for normal, _ in rows], dtype=np.int32)
-        self.negative_policy = np.array(
-            [policy for _, policy in rows], dtype=str
-        )
+        self.negative_policy = np.array([policy for _, policy in rows], dtype=str)
 
     def normal(self, index: int):
         return SimpleNamespace(image=np.full(SHAPE, index, dtype=np.uint8))

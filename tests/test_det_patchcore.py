@@ -255,7 +255,7 @@ def test_coreset_max_limits_the_bank():
 def test_a_bank_of_one_image_cannot_score_that_image():
     detector = fitted(make_images(3), config=replace(CONFIG, coreset_max=1))
     assert detector.score(make_images(1)).image.shape == (1,)
-    with pytest.raises(ModelError, match="--coreset-ratio"):
+    with pytest.raises(ModelError, match="--coreset"):
         detector.training_scores()
 
 

@@ -114,7 +114,7 @@ class PatchCore:
     def fit(self, batches: Iterable[Batch], *, progress: Progress | None = None) -> None:
         """Build the memory bank from normal images; see `Detector.fit`.
 
-        The features of all images stay in memory (4 bytes × D × cells each; 1 KiB × 608 per image
+        The features of all images stay in memory (4 bytes × D × cells each: 608 KiB per image
         of 256 px with the embedded network) until `training_scores` has used them.
 
         Args:
