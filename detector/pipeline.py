@@ -92,6 +92,11 @@ def fit_model(
                     f"{manifest.category}: only {sampler.n_usable} normals for batches of "
                     f"{config.train.batch}; they are drawn with replacement"
                 )
+            if sampler.n_skipped:
+                warnings.append(
+                    f"{manifest.category}: {sampler.n_skipped} normals have no swap or no scar "
+                    "and are not trained on"
+                )
             progress = make_progress(f"train {manifest.category}", "updates")
             network = train_extractor(
                 network,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,7 +146,9 @@ def domain_errors(command: Callable) -> Callable:
     @functools.wraps(command)
     def run(*args, **options):
         try:
-            return command(*args, **options)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return command(*args, **options)
         except BadImages as error:
             for one in error.errors[:MAX_LISTED_ERRORS]:
                 click.echo(f"  {one}", err=True)
@@ -167,6 +170,11 @@ def domain_errors(command: Callable) -> Callable:
             raise SystemExit(1) from None
 
     return run
+
+
+def _show_warning(message, *_where: object) -> None:
+    # Where in our code it was raised is of no use to a user.
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def _fail(error: CutswapError) -> None:

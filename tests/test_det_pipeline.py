@@ -130,6 +130,8 @@ def test_fit_names_what_the_set_lacks(sample_data, tmp_path):
 def test_few_normals_and_an_unreachable_rate_warn(built, tmp_path):
     result = invoke_det("fit", built, "--out", tmp_path, "--updates", 1, "--batch", 32, "--quiet")
     assert "with replacement" in result.stderr
+    assert "warning: only the head is trained" in result.stderr
+    assert "detector/" not in result.stderr, "no place in our code"
     assert "false-alarm rate" in result.stderr
 
 
