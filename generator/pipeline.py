@@ -13,7 +13,7 @@ from pathlib import Path
 
 from generator.config import BuildConfig
 from generator.scan import Scan, scan_samples
-from generator.unit import Unit, build_unit, plan_units
+from generator.unit import Unit, build_unit, cached_network, plan_units
 from manifests.datasets import Category
 from manifests.errors import BadImages, ConfigError, DataError, OutputError, SetError
 from manifests.schema import (
@@ -29,7 +29,6 @@ from manifests.schema import (
 )
 from manifests.shard import Shard, shard_entry
 from manifests.versions import library_versions
-from manifests.weights import load_network
 
 LOG = "build.log"
 MIN_NORMALS = 2
@@ -83,7 +82,7 @@ def build_set(
     started = time.monotonic()
     folder = out / category.name
     _check_writable(folder)
-    network = load_network(config.network, weights=weights)
+    network = cached_network(config.network, None if weights is None else str(weights), device)
     levels = config.levels or tuple(network.levels)
     unknown = [level for level in levels if level not in network.levels]
     if unknown:
@@ -94,7 +93,6 @@ def build_set(
         )
     recipe = config.recipe(levels=levels, network_digest=network.digest)
     recipe["format"], recipe["split_rule"] = category.format, category.split_rule
-    del network
 
     scan = scan_samples(
         category.train,

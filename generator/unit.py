@@ -25,7 +25,7 @@ from manifests.errors import ImageError
 from manifests.images import decode_image, fit_image, read_bytes
 from manifests.schema import ShardEntry, shard_name
 from manifests.shard import NegativeRecord, NormalRecord, negative_digest, write_shard
-from manifests.weights import load_network
+from manifests.weights import Network, load_network
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def policy_of(name: str, config: BuildConfig) -> Policy:
 
 
 @functools.lru_cache(maxsize=1)
-def _network(name: str, weights: str | None, device: str):
-    # One network per worker process, not one per shard.
+def cached_network(name: str, weights: str | None, device: str) -> Network:
+    """`load_network`, once per process and not once per shard."""
     return load_network(name, weights=weights, device=device)
 
 
@@ -97,7 +97,7 @@ def build_unit(
     # The workers are the parallelism; a second layer inside OpenCV only fights over the cores.
     cv2.setNumThreads(1)
     try:
-        network = _network(config.network, weights, device)
+        network = cached_network(config.network, weights, device)
         normals: list[NormalRecord] = []
         negatives: list[NegativeRecord] = []
         for start in range(0, len(unit.images), config.batch):
@@ -116,6 +116,8 @@ def build_unit(
         store=config.store,
         unit_digest=unit.digest,
         environment=environment_of(device, config.threads),
+        # Rendered from these very edits a moment ago; `cutswap-gen verify` compares them again.
+        check_pixels=False,
     )
 
 
@@ -171,7 +173,7 @@ def _negatives_of_batch(
                     drawn = policy.draw(rng, context)
                     if drawn is None:
                         continue
-                    pixels, mask = render(canvas, drawn.edits, {})
+                    pixels, mask = drawn.rendered or render(canvas, drawn.edits, {})
                     negatives.append(
                         NegativeRecord(
                             normal=first_row + index,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from manifests.edits import Box, Edit, render
@@ -46,12 +47,16 @@ class Draw:
         anchors: (2, 4) int32, the boxes `(y, x, h, w)` the edits started from, -1 where unused.
         fallback: which path found the anchors, a position in `manifests.schema.FALLBACKS`.
         rejections: proposals dropped before this one because they changed next to nothing.
+        rendered: what `render` made of the edits when it was looked whether they show: image
+            (H, W, 3) uint8 and mask (H, W) bool, so that nobody renders them a second time.
+            None where the policy did not look.
     """
 
     edits: tuple[Edit, ...]
     anchors: np.ndarray
     fallback: int
     rejections: int
+    rendered: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,29 +119,30 @@ def first_visible(
         proposal = propose()
         if proposal is None:
             return None
-        if mean_change(image, proposal.edits) > noop_tolerance:
+        rendered = render(image, proposal.edits, {})
+        if mean_change(image, *rendered) > noop_tolerance:
             anchors = np.full((2, 4), -1, dtype=np.int32)
             for row, box in enumerate(proposal.boxes):
                 anchors[row] = box
-            return Draw(proposal.edits, anchors, proposal.fallback, rejections)
+            return Draw(proposal.edits, anchors, proposal.fallback, rejections, rendered)
     return None
 
 
-def mean_change(image: np.ndarray, edits: tuple[Edit, ...]) -> float:
+def mean_change(image: np.ndarray, edited: np.ndarray, mask: np.ndarray) -> float:
     """Mean absolute change of the edited pixels, over their channels, in grey values.
 
     For a swap this is the mean absolute difference of its two patches.
 
     Args:
         image: (H, W, 3) uint8, the normal.
-        edits: of a negative without donors.
+        edited: (H, W, 3) uint8, the negative.
+        mask: (H, W) bool, where it may differ.
 
     Source: ours.
     """
-    edited, mask = render(image, edits, {})
-    change = np.maximum(edited, image) - np.minimum(edited, image)
     # Pixels outside the mask did not change, so that they can stay in the sum.
-    return int(change.sum(dtype=np.int64)) / (change.shape[2] * int(np.count_nonzero(mask)))
+    change = cv2.norm(edited, image, cv2.NORM_L1)
+    return change / (image.shape[2] * int(np.count_nonzero(mask)))
 
 
 def check_range(
