@@ -67,8 +67,8 @@ def write_shard(
         store: "pixels", or "anchors" to leave images and masks to be rendered on reading.
         unit_digest: digest of the unit of work, for a resumed build to know its own shards.
         environment: library versions and processor features.
-        check_pixels: also compare all pixels with their digests and edits. A caller that has just
-            rendered them can save that fifth of a build's time.
+        check_pixels: also compare all pixels and edits with their digests. A caller that has just
+            rendered them can save that quarter of a build's time.
 
     Raises:
         SetError: records that are malformed or contradict each other.
@@ -113,7 +113,7 @@ def write_shard(
         with Shard(temporary, expected_sha256=digest) as shard:
             # A mistake of the disk and one of the caller are both found before anybody can read
             # the shard.
-            problem = next(shard.problems(pixels=check_pixels), None)
+            problem = next(shard.problems(), None) if check_pixels else None
             if problem is not None:
                 raise type(problem)(
                     problem.what, path=path, expected=problem.expected, got=problem.got
