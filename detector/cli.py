@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from dataclasses import replace
@@ -17,7 +15,6 @@ from manifests.errors import ConfigError, ModelError
 PRESETS: dict[str, dict] = {
     "paper": {"network": "resnet18", "schedule": "paper", "coreset": 0.001},
 }
-VERDICTS = {True: "defect", False: "good"}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -138,6 +135,7 @@ def fit(context: click.Context, **options) -> None:
     cutswap-det fit shards --out untuned --updates 0 --coreset 0.001
     """
     common.apply_preset(context, options, PRESETS)
+    from detector.describe import describe_fit
     from detector.pipeline import fit_model
     from manifests.allocator import keep_freed_memory
     from manifests.negative_set import find_sets
@@ -163,7 +161,7 @@ def fit(context: click.Context, **options) -> None:
         for warning in summary.warnings:
             click.echo(f"warning: {warning}", err=True)
         if not options["as_json"]:
-            _print_fit(summary)
+            click.echo(describe_fit(summary))
     if options["as_json"]:
         click.echo(json.dumps([summary.to_json() for summary in summaries], indent=1))
 
@@ -223,23 +221,6 @@ def _chosen(folders: list[Path], categories: tuple[str, ...]) -> list[Path]:
     return [named[name] for name in categories]
 
 
-def _print_fit(summary) -> None:
-    if summary.is_unchanged:
-        click.echo(f"{summary.folder}: already fitted with these options, nothing to do")
-        return
-    tuned = "untuned extractor"
-    if summary.updates:
-        tuned = (
-            f"{summary.updates} updates in {common.duration(summary.train_seconds)}, "
-            f"last accuracy {summary.last_accuracy:.3f}"
-        )
-    click.echo(
-        f"{summary.folder}: {tuned}; bank of {summary.bank_patches} patches from "
-        f"{summary.normals} images; thresholds {summary.image_threshold:.4g} (image), "
-        f"{summary.pixel_threshold:.4g} (pixel); {common.duration(summary.seconds)}"
-    )
-
-
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -271,18 +252,28 @@ def score(
 ) -> None:
     """Score images: a line each with score, score / threshold, and verdict.
 
-    MODEL is one model folder; PATHS are images or folders.
+    MODEL is a model folder, or a root with one model in it; PATHS are images or folders.
 
     \b
     cutswap-det score models/part line3/ --heatmaps heat --output csv > scores.csv
     """
+    from detector.describe import score_lines
+    from detector.model import find_models
     from detector.pipeline import score_images
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
     keep_freed_memory()
+    folders = find_models(model)
+    if len(folders) > 1:
+        raise ConfigError(
+            "several models here",
+            path=model,
+            expected=f"one of {', '.join(folder.name for folder in folders)}",
+            hint="give its folder",
+        )
     rows, skipped = score_images(
-        model,
+        folders[0],
         paths,
         heatmaps=heatmaps,
         masks=masks,
@@ -294,35 +285,7 @@ def score(
     )
     for error in skipped:
         click.echo(f"skipped {error}", err=True)
-    click.echo(_score_lines(rows, output), nl=False)
-
-
-def _score_lines(rows, output: str) -> str:
-    records = [
-        {
-            "path": str(row.path),
-            "score": row.score,
-            "normalised": row.normalised,
-            "verdict": VERDICTS[row.is_defect],
-        }
-        for row in rows
-    ]
-    if output == "json":
-        return json.dumps(records, indent=1) + "\n"
-    if output == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(
-            text, fieldnames=["path", "score", "normalised", "verdict"], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
-    lines = [f"{'score':>10}  {'/threshold':>10}  {'verdict':<7}  image"]
-    lines += [
-        f"{r['score']:>10.4f}  {r['normalised']:>10.3f}  {r['verdict']:<7}  {r['path']}"
-        for r in records
-    ]
-    return "\n".join(lines) + "\n"
+    click.echo(score_lines(rows, output), nl=False)
 
 
 @main.command("eval")

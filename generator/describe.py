@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from manifests.durations import duration
 from manifests.schema import Manifest
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def describe_build(summary: BuildSummary) -> list[str]:
             resumed = f", {summary.resumed_shards} shards taken over from an earlier run"
         lines = [
             f"{summary.folder}: {counts['normals']} images, {counts['negatives']} negatives, "
-            f"{summary.disk_bytes / 1e6:.0f} MB in {summary.seconds:.0f} s "
+            f"{summary.disk_bytes / 1e6:.0f} MB in {duration(summary.seconds)} "
             f"({rate:.1f} images/s{resumed})"
         ]
     lines += fallback_lines(manifest)

@@ -18,8 +18,10 @@ from typing import Final
 
 import numpy as np
 
-from generator.sample_defects import DRAW, apply_defect
-from generator.sample_part import build_surface, draw_scene
+from generator.sample_damage import apply_defect
+from generator.sample_defects import DRAW
+from generator.sample_part import build_surface
+from generator.sample_scene import draw_scene
 from generator.sample_shading import expose, shade
 from manifests.errors import ConfigError, OutputError
 from manifests.images import write_png

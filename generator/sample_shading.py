@@ -11,7 +11,8 @@ import math
 import cv2
 import numpy as np
 
-from generator.sample_part import SUPERSAMPLE, Scene, Surface
+from generator.sample_part import Surface
+from generator.sample_scene import SUPERSAMPLE, Scene
 
 _LAMP_DISTANCE = 620.0  # design units; near enough for a visible fall-off over the part
 _READ_NOISE = 1.1  # grey levels

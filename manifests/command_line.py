@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from manifests.durations import duration
 from manifests.errors import BadImages, ConfigError, CutswapError
 
 MAX_LISTED_ERRORS = 20
@@ -222,10 +223,3 @@ class Progress:
             self.width = len(text)
         else:
             click.echo(text, err=True)
-
-
-def duration(seconds: float) -> str:
-    """`75` -> `1:15`, `3700` -> `1:01:40`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

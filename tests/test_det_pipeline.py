@@ -361,6 +361,14 @@ def test_a_malformed_model_json_is_one_line(record, model, tmp_path):
     assert len(result.output.strip().splitlines()) == 1 and "model.json" in result.output
 
 
+def test_a_root_of_one_model_will_do_and_of_two_will_not(model, sample_data, category_name):
+    images = sample_data / category_name / "test" / "dent"
+    assert scores_of(model.parent, images) == scores_of(model, images)
+    shutil.copytree(model, model.parent / "other")
+    result = invoke_det("score", model.parent, images, exit_code=2)
+    assert "other" in result.output and category_name in result.output
+
+
 def test_missing_model_or_images(model, tmp_path):
     result = invoke_det("score", tmp_path / "no", tmp_path, exit_code=1)
     assert "cutswap-det fit" in result.output

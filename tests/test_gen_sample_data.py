@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from generator import sample_data, sample_defects, sample_part, sample_shading
+from generator import (
+    sample_damage,
+    sample_data,
+    sample_defects,
+    sample_part,
+    sample_scene,
+    sample_shading,
+)
 from generator.sample_data import (
     DEFECTS,
     LICENSE_NAME,
@@ -32,8 +39,8 @@ def _files(folder: Path) -> dict[str, str]:
     }
 
 
-def _scene(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> sample_part.Scene:
-    return sample_part.draw_scene(np.random.default_rng(seed), height, width)
+def _scene(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> sample_scene.Scene:
+    return sample_scene.draw_scene(np.random.default_rng(seed), height, width)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +147,19 @@ def test_severities_cover_the_range_evenly() -> None:
         assert max(np.diff([*drawn, drawn[0] + 1])) < 0.25
 
 
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_visible_defect_is_found_even_at_severity_zero(
+    defect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A scratch of the least depth was once redrawn a hundred times in vain.
+    monkeypatch.setattr(sample_data, "_severity_and_kind", lambda *_: (0.0, 0.5))
+    for seed in range(3):
+        _, mask = render_sample(
+            seed=seed, split="test", defect=defect, index=0, height=96, width=96
+        )
+        assert mask.any()
+
+
 @pytest.mark.parametrize("name", DEFECTS)
 def test_applying_a_defect_leaves_the_surface_untouched(name: str) -> None:
     scene = _scene()
@@ -148,7 +168,7 @@ def test_applying_a_defect_leaves_the_surface_untouched(name: str) -> None:
     before = {field: getattr(surface, field).copy() for field in fields}
     for seed in range(6):  # contamination and missing piece come in several kinds
         defect = sample_defects.DRAW[name](np.random.default_rng(seed), 0.8, (seed + 0.5) / 6)
-        changed = sample_defects.apply_defect(defect, scene, surface)
+        changed = sample_damage.apply_defect(defect, scene, surface)
         assert any(not np.array_equal(getattr(changed, f), before[f]) for f in fields)
         assert all(getattr(changed, f).dtype == np.float32 for f in fields)
         assert all(np.isfinite(getattr(changed, f)).all() for f in fields)
@@ -202,7 +222,7 @@ def test_grid_position_inverts_the_part_coordinates() -> None:
     scene = _scene(7)
     surface = sample_part.build_surface(scene)
     for row, col in ((0, 0), (10, 200), (215, 263)):
-        at = sample_part.grid_position(scene, surface.x[row, col], surface.y[row, col])
+        at = sample_scene.grid_position(scene, surface.x[row, col], surface.y[row, col])
         assert at == pytest.approx((col, row), abs=1e-2)
 
 
@@ -224,7 +244,7 @@ def test_shadow_falls_away_from_the_light() -> None:
     reach = sample_part.DISC_RADIUS + 3.0
     levels = []
     for side in (1, -1):
-        col, row = sample_part.grid_position(scene, np.float64(0), np.float64(side * reach))
+        col, row = sample_scene.grid_position(scene, np.float64(0), np.float64(side * reach))
         y, x = round(float(row) / 2), round(float(col) / 2)
         levels.append(picture[y, x - 4 : x + 5].mean())
     assert levels[0] < 0.8 * levels[1]
