@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def save_model(folder: Path, model: Model) -> None:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error
 
 
-def load_model(folder: Path, *, device: str = "cpu") -> Model:
+def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
     """Reads a model folder and checks every file against its digest.
 
     Raises:
@@ -97,6 +98,7 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    folder = Path(folder)
     path = folder / MODEL
     if not path.is_file():
         raise ModelError(
@@ -168,8 +170,9 @@ def load_model(folder: Path, *, device: str = "cpu") -> Model:
         raise ModelError(f"malformed: {error}", path=path, hint="fit again") from error
 
 
-def find_models(path: Path) -> list[Path]:
+def find_models(path: str | PathLike[str]) -> list[Path]:
     """A model folder itself, or the model folders right below a root. Raises ModelError."""
+    path = Path(path)
     if (path / MODEL).is_file():
         return [path]
     if not path.is_dir():

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,17 @@ from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
 from manifests.datasets import Category
 from manifests.errors import CutswapError, ModelError, OutputError
-from manifests.images import list_images, restore_map, write_png
+from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write_png
 from manifests.negative_set import NegativeSet
 from manifests.versions import library_versions
 from manifests.weights import load_network
 
 ProgressMaker = Callable[[str, str], Callable[..., None]]
+
+
+def quiet_progress(_label: str, _unit: str) -> Callable[..., None]:
+    """Progress for callers that want none."""
+    return lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,14 @@ class FitSummary:
 
 
 def fit_model(
-    set_folder: Path,
+    set_folder: str | PathLike[str],
     config: FitConfig,
-    out: Path,
+    out: str | PathLike[str],
     *,
     weights: Path | None = None,
     device: str = "cpu",
     overwrite: bool = False,
-    make_progress: ProgressMaker,
+    make_progress: ProgressMaker = quiet_progress,
 ) -> FitSummary:
     """Fits one category's model into `out/<category>/`.
 
@@ -73,6 +79,7 @@ def fit_model(
             what training needs.
     """
     started = time.monotonic()
+    out = Path(out)
     network = load_network(config.network, weights=weights, device=device)
     initial_digest = network.digest
     with NegativeSet.open(set_folder, check="files") as negative_set:
@@ -224,14 +231,14 @@ class ScoredImage:
 
 
 def score_images(
-    model_folder: Path,
-    paths: Sequence[Path],
+    model_folder: str | PathLike[str],
+    paths: Sequence[str | PathLike[str]],
     *,
     heatmaps: Path | None = None,
     masks: Path | None = None,
     device: str = "cpu",
     readers: int = 2,
-    max_pixels: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[ScoredImage], list[CutswapError]]:
@@ -315,17 +322,18 @@ def _write_picture(path: Path, image: np.ndarray) -> None:
 
 def evaluate_models(
     pairs: Sequence[tuple[Path, Category]],
-    out: Path,
+    out: str | PathLike[str],
     *,
     device: str = "cpu",
     cases: int = 6,
-    max_pixels: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
-    make_progress: ProgressMaker,
+    make_progress: ProgressMaker = quiet_progress,
 ) -> list[EvalResult]:
     """Evaluates every (model folder, data category) and writes `out/`: metrics and pictures."""
     from detector.report import plot_roc, write_category_report
 
+    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

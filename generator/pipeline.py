@@ -16,6 +16,7 @@ from generator.scan import Scan, scan_samples
 from generator.unit import Unit, build_unit, cached_network, plan_units
 from manifests.datasets import Category
 from manifests.errors import BadImages, ConfigError, DataError, OutputError, SetError
+from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
     MANIFEST_NAME,
@@ -60,12 +61,12 @@ class BuildSummary:
 def build_set(
     category: Category,
     config: BuildConfig,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     weights: Path | None = None,
     device: str = "cpu",
     jobs: int = 1,
-    max_pixels: int,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     overwrite: bool = False,
     make_progress: ProgressMaker | None = None,
@@ -80,7 +81,7 @@ def build_set(
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
-    folder = out / category.name
+    folder = Path(out) / category.name
     _check_writable(folder)
     network = cached_network(config.network, None if weights is None else str(weights), device)
     levels = config.levels or tuple(network.levels)
