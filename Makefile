@@ -41,17 +41,6 @@ demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pi
 	@echo "curves, histograms and cases:    $(DEMO)/results"
 	@echo "heat maps of the scratches:      $(DEMO)/heatmaps"
 
-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@
-
-$(VENV)/.installed-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	@touch $@
-
-demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pictures, in ./demo
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(DEMO)
-
 test: $(VENV)/.installed-test lint ## lint, import rules and the normal tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
