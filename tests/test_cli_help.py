@@ -113,3 +113,15 @@ def test_preview_seed_and_category(built, category_name, tmp_path):
     for verb in ("inspect", "verify"):
         result = invoke_gen(verb, built, "--category", "absent", exit_code=1)
         assert "absent" in result.output
+
+
+def test_make_knows_its_targets_without_a_warning():
+    run = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True)
+    assert not run.stderr
+    for target in ("help", "demo", "test", "lint", "bench", "clean"):
+        assert re.search(rf"^  make {target} +\S", run.stdout, re.MULTILINE)
+    demo = subprocess.run(
+        ["make", "-n", "demo"], cwd=REPO, capture_output=True, text=True, check=True
+    ).stdout
+    for verb in ("sample-data", "build", "preview", "fit", "eval", "score"):
+        assert re.search(rf"cutswap-(gen|det) {verb}\b", demo)
