@@ -30,8 +30,9 @@ demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pi
 	$(BIN)/cutswap-gen sample-data $(DEMO)/data --overwrite
 	$(BIN)/cutswap-gen build $(DEMO)/data --out $(DEMO)/shards --jobs $(JOBS)
 	$(BIN)/cutswap-gen preview $(DEMO)/shards --out $(DEMO)/sheets --count 4
-	$(BIN)/cutswap-det fit $(DEMO)/shards --out $(DEMO)/untuned --updates 0
-	$(BIN)/cutswap-det fit $(DEMO)/shards --out $(DEMO)/models --updates 20 --frozen-start 8 --batch 12
+	$(BIN)/cutswap-det fit $(DEMO)/shards --out $(DEMO)/untuned --updates 0 --false-alarm-rate 0.05
+	$(BIN)/cutswap-det fit $(DEMO)/shards --out $(DEMO)/models --updates 20 --frozen-start 8 --batch 12 \
+		--false-alarm-rate 0.05
 	@echo; echo "untuned extractor:"
 	$(BIN)/cutswap-det eval $(DEMO)/untuned $(DEMO)/data --out $(DEMO)/results-untuned
 	@echo; echo "extractor trained for 20 updates on the negatives:"

@@ -32,7 +32,7 @@ def main() -> None:
 @main.command("sample-data")
 @click.argument("folder", type=click.Path(path_type=Path))
 @common.seed_option
-@click.option("--train", default=100, show_default=True, help="Good training images.")
+@click.option("--train", default=60, show_default=True, help="Good training images.")
 @click.option("--test-good", default=24, show_default=True, help="Good test images.")
 @click.option("--per-defect", default=8, show_default=True, help="Test images of each defect.")
 @common.overwrite_option

@@ -87,7 +87,7 @@ Defect = Scratch | Dent | Smear | Fibre | Particles | MissingPiece
 
 def draw_scratch(rng: np.random.Generator, severity: float, kind: float) -> Scratch:
     """Draw a hairline scratch, sometimes with one or two fainter companions. Source: ours."""
-    depth = _between(0.14, 0.48, severity)
+    depth = _between(0.11, 0.38, severity)
     length = _between(18.0, 46.0, severity) * float(rng.uniform(0.8, 1.2))
     width = float(rng.uniform(0.55, 0.95))
     first = _draw_stroke(rng, length, bow=0.10, width=width, strength=depth)
