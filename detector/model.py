@@ -176,7 +176,9 @@ def find_models(path: str | PathLike[str]) -> list[Path]:
     if (path / MODEL).is_file():
         return [path]
     if not path.is_dir():
-        raise ModelError("no such folder", path=path, hint="give the folder that cutswap-det fit wrote")
+        raise ModelError(
+            "no such folder", path=path, hint="give the folder that cutswap-det fit wrote"
+        )
     found = sorted(child.parent for child in path.glob(f"*/{MODEL}"))
     if not found:
         raise ModelError(
