@@ -20,6 +20,7 @@ MAX_EDITS = 64
 MAX_BLENDS = 8  # each may unfold into a mask of the whole image
 
 _COPY_KEYS = {"kind", "src", "dst", "angle_cdeg", "colour"}
+_FEATHER_KEY = "feather_px"  # only where it is not 0: records without a seam need no such field
 _BLEND_KEYS = {"kind", "donor", "transform", "mask", "alpha"}
 _COLOUR_KEYS = {"gain_q8", "offset"}
 _TRANSFORM_KEYS = {"quarter_turns", "flip_y", "flip_x", "shift", "lut"}
@@ -97,13 +98,14 @@ def _plain(edit: Edit, mask_form) -> dict:
         colour = None
         if edit.colour is not None:
             colour = {"gain_q8": list(edit.colour.gain_q8), "offset": list(edit.colour.offset)}
-        return {
+        plain = {
             "kind": "copy",
             "src": list(edit.src),
             "dst": list(edit.dst),
             "angle_cdeg": edit.angle_cdeg,
             "colour": colour,
         }
+        return plain | {_FEATHER_KEY: edit.feather_px} if edit.feather_px else plain
     if isinstance(edit, Blend):
         transform = edit.transform
         lut = transform.lut
@@ -141,11 +143,16 @@ def _fields(item: object, keys: set[str], name: str) -> dict:
 
 def _edit(item: object, kind: object, height: int, width: int) -> Edit:
     if kind == "copy":
-        item = _fields(item, _COPY_KEYS, "copy")
+        is_feathered = isinstance(item, dict) and _FEATHER_KEY in item
+        item = _fields(item, _COPY_KEYS | {_FEATHER_KEY} if is_feathered else _COPY_KEYS, "copy")
         colour = item["colour"]
         if colour is not None:
             colour = ColourShift(**_fields(colour, _COLOUR_KEYS, "colour"))
-        return Copy(item["src"], item["dst"], item["angle_cdeg"], colour)
+        feather = item.get(_FEATHER_KEY, 0)
+        copy = Copy(item["src"], item["dst"], item["angle_cdeg"], colour, feather)
+        if is_feathered and copy.feather_px == 0:
+            raise EditError("feather of 0 is written out", expected="no feather_px where it is 0")
+        return copy
     if kind == "blend":
         item = _fields(item, _BLEND_KEYS, "blend")
         transform = _fields(item["transform"], _TRANSFORM_KEYS, "transform")

@@ -18,6 +18,7 @@ COORDINATE_LIMIT = 1 << 16
 ANGLE_LIMIT_CDEG = 36_000
 GAIN_LIMIT_Q8 = 16 * 256
 OFFSET_LIMIT = 255
+FEATHER_LIMIT_PX = 127
 
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -119,18 +120,21 @@ class Copy:
         angle_cdeg: counter-clockwise turn about the centre of `dst` in hundredths of a degree,
             -36000..36000.
         colour: colour shift of the copied pixels, or None.
+        feather_px: width of the seam in which the copy fades into the normal, 0..127 px inwards
+            from the box's edges; 0 copies every pixel whole. The footprint is the same.
 
     Raises:
         EditError: wrong type, out of range, or boxes of different sizes.
 
     Source: CutSwap (arXiv 2311.18332): a swap is two of these, a scar two turned ones. The integer
-    rotation is ours, so that a replay is exact on any machine.
+    rotation is ours, so that a replay is exact on any machine; so is the feathered seam.
     """
 
     src: Box
     dst: Box
     angle_cdeg: int = 0
     colour: ColourShift | None = None
+    feather_px: int = 0
 
     def __post_init__(self) -> None:
         src, dst = check_box(self.src, "src box"), check_box(self.dst, "dst box")
@@ -148,6 +152,8 @@ class Copy:
         object.__setattr__(self, "src", src)
         object.__setattr__(self, "dst", dst)
         object.__setattr__(self, "angle_cdeg", angle)
+        feather = _integer(self.feather_px, "feather", 0, FEATHER_LIMIT_PX)
+        object.__setattr__(self, "feather_px", feather)
 
 
 @dataclass(frozen=True, eq=False)

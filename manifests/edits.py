@@ -193,7 +193,14 @@ def _write_copy(copy: Copy, normal: np.ndarray, image: np.ndarray, mask: np.ndar
         rows, columns = _clipped_box(copy.dst, height, width)
         dy, dx = sy - copy.dst[0], sx - copy.dst[1]
         pixels = normal[rows.start + dy : rows.stop + dy, columns.start + dx : columns.stop + dx]
-        image[rows, columns] = _recoloured(pixels, copy.colour)
+        pixels = _recoloured(pixels, copy.colour)
+        if copy.feather_px:
+            y, x, h, w = copy.dst
+            down = _seam_weights(h, copy.feather_px)[rows.start - y : rows.stop - y]
+            across = _seam_weights(w, copy.feather_px)[columns.start - x : columns.stop - x]
+            weight = np.minimum(down[:, None], np.repeat(across, 3)).reshape(pixels.shape)
+            pixels = _mixed(pixels, normal[rows, columns], weight)
+        image[rows, columns] = pixels
         mask[rows, columns] = True
         return
     rows, columns, inside, i, j = _turned(copy, height, width)
@@ -202,11 +209,45 @@ def _write_copy(copy: Copy, normal: np.ndarray, image: np.ndarray, mask: np.ndar
     window_width = columns.stop - columns.start
     target = here + here // window_width * (width - window_width)
     target += rows.start * width + columns.start
-    pixels = _pixel_items(np.ascontiguousarray(normal)).take(source)
+    originals = _pixel_items(np.ascontiguousarray(normal))
+    pixels = originals.take(source)
     if copy.colour is not None:
-        pixels = _pixel_items(_recoloured(pixels.view(np.uint8).reshape(-1, 3), copy.colour))
+        pixels = _pixel_items(_recoloured(_rgb_rows(pixels), copy.colour))
+    if copy.feather_px:
+        h, w = copy.dst[2:]
+        down = _seam_weights(h, copy.feather_px).take(i.take(here))
+        across = _seam_weights(w, copy.feather_px).take(j.take(here))
+        weight = np.repeat(np.minimum(down, across), 3).reshape(-1, 3)
+        under = _rgb_rows(originals.take(target))
+        pixels = _pixel_items(_mixed(_rgb_rows(pixels), under, weight))
     _pixel_items(image)[target] = pixels
     mask[rows, columns] |= inside
+
+
+def _seam_weights(side: int, feather_px: int) -> np.ndarray:
+    """Weight of a copied pixel by its row or column in the box, (side,) uint16, 0..255.
+
+    Weights grow with the distance from the edge, so that the smaller of a pixel's row and column
+    weights is that of its distance from the nearest edge.
+    """
+    place = np.arange(side)
+    distance = np.minimum(place, side - 1 - place)
+    return np.minimum((distance + 1) * 255 // (feather_px + 1), 255).astype(np.uint16)
+
+
+def _mixed(over: np.ndarray, under: np.ndarray, weight: np.ndarray | np.uint16) -> np.ndarray:
+    """`(weight * over + (255 - weight) * under + 127) // 255`, uint8.
+
+    Args:
+        over, under: (..., 3) uint8.
+        weight: uint16 of 0..255, one for all or an array of the same shape.
+    """
+    # weight * 255 + (255 - weight) * 255 + 127 is at most 65152, so 16 bits are enough.
+    mixed = over.astype(np.uint16) * weight
+    mixed += under.astype(np.uint16) * (np.uint16(255) - weight)
+    mixed += np.uint16(127)
+    mixed //= np.uint16(255)
+    return mixed.astype(np.uint8)
 
 
 def _pixel_items(image: np.ndarray) -> np.ndarray:
@@ -215,6 +256,11 @@ def _pixel_items(image: np.ndarray) -> np.ndarray:
     NumPy gathers and scatters three-byte items several times faster than rows of three bytes.
     """
     return image.reshape(-1, 3).view("V3").reshape(-1)
+
+
+def _rgb_rows(pixels: np.ndarray) -> np.ndarray:
+    """The inverse of `_pixel_items`: a flat array of pixels seen as (n, 3) uint8."""
+    return pixels.view(np.uint8).reshape(-1, 3)
 
 
 def _recoloured(pixels: np.ndarray, colour: ColourShift | None) -> np.ndarray:
@@ -255,10 +301,6 @@ def _write_blend(
     if transform.lut is not None:
         patch = _looked_up(patch, transform.lut)
     inside = blend.mask[window]
-    # alpha * 255 + (255 - alpha) * 255 + 127 is at most 65152, so 16 bits are enough.
-    mixed = patch[inside].astype(np.uint16) * np.uint16(blend.alpha)
-    mixed += normal[window][inside].astype(np.uint16) * np.uint16(255 - blend.alpha)
-    mixed += np.uint16(127)
-    mixed //= np.uint16(255)
-    image[window][inside] = mixed.astype(np.uint8)
+    under = normal[window][inside]
+    image[window][inside] = _mixed(patch[inside], under, np.uint16(blend.alpha))
     mask[window] |= inside

@@ -49,7 +49,8 @@ def random_copy(rng, *, angle=None, sticks_out=False):
     if rng.random() < 0.4:
         gain = rng.integers(0, 600, 3).tolist()
         colour = ColourShift(tuple(gain), tuple(rng.integers(-90, 91, 3).tolist()))
-    return Copy((sy, sx, h, w), (dy, dx, h, w), turn, colour)
+    feather = int(rng.choice([0, 1, 2, 3, 7, 127]))
+    return Copy((sy, sx, h, w), (dy, dx, h, w), turn, colour, feather)
 
 
 def random_blend(rng):
@@ -69,7 +70,7 @@ def random_blend(rng):
 # Rendering
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(32))
 def test_copies_equal_the_literal_reference(seed):
     rng = np.random.default_rng(seed)
     edits = [random_copy(rng, sticks_out=seed % 2 == 1) for _ in range(3)]
@@ -126,6 +127,51 @@ def test_a_blend_and_a_colour_by_hand():
     shift = ColourShift((256, 512, 128), (0, 0, -100))
     image, _ = render(normal, [Copy((0, 0, 1, 1), (0, 1, 1, 1), 0, shift)])
     assert image[0, 1].tolist() == [10, 20, 0]
+
+
+def test_a_feathered_copy_by_hand():
+    normal = np.full((7, 12, 3), 10, dtype=np.uint8)
+    normal[:, :6] = 200
+    copy = Copy((1, 0, 5, 6), (1, 6, 5, 6), feather_px=2)
+    image, mask = render(normal, [copy])
+    # Weights 85, 170, 255 from the edge: (85 * 200 + 170 * 10 + 127) // 255 and the reverse.
+    assert image[3, 6:, 1].tolist() == [73, 137, 200, 200, 137, 73]
+    assert image[1:6, 8, 2].tolist() == [73, 137, 200, 137, 73]
+    assert image[1, 6:, 0].tolist() == [73] * 6 and image[2, 6:, 0].tolist()[:2] == [73, 137]
+    assert mask.sum() == 30 and mask[1:6, 6:].all()
+    # Lying on its side: the seam turns with the box.
+    image, mask = render(normal, [Copy((1, 0, 3, 5), (2, 7, 3, 5), 9000, feather_px=1)])
+    assert image[1:6, 9, 0].tolist() == [105, 200, 200, 200, 105]
+    assert image[3, 8:11, 0].tolist() == [105, 200, 105]
+    assert mask.sum() == 15
+
+
+@pytest.mark.parametrize("angle", [0, 3100])
+def test_a_seam_mixes_with_the_untouched_normal_and_changes_no_mask(angle):
+    normal = picture()
+    first = Copy((0, 0, 8, 9), (9, 12, 8, 9))
+    soft, hard = (Copy((3, 20, 8, 9), (9, 12, 8, 9), angle, None, f) for f in (3, 0))
+    over, _ = render(normal, [first, soft])
+    alone, mask_alone = render(normal, [soft])
+    inside = footprint(soft, H, W)
+    assert np.array_equal(over[inside], alone[inside])
+    assert np.array_equal(mask_alone, render(normal, [hard])[1])
+    assert np.array_equal(inside, footprint(hard, H, W)) and np.array_equal(inside, mask_alone)
+    assert (alone != render(normal, [hard])[0]).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 127), st.integers(-9000, 9000))
+def test_a_seam_lies_between_the_two_and_leaves_the_middle_whole(h, w, feather, angle):
+    normal = picture()
+    boxes = (2, 3, h, w), (6, 18, h, w)
+    soft, mask = render(normal, [Copy(*boxes, angle, None, feather)])
+    hard, _ = render(normal, [Copy(*boxes, angle)])
+    assert (soft >= np.minimum(normal, hard)).all() and (soft <= np.maximum(normal, hard)).all()
+    assert np.array_equal(soft[~mask], normal[~mask])
+    middle = np.s_[6 + h // 2, 18 + w // 2]
+    if feather <= (min(h, w) - 1) // 2 and h % 2 and w % 2:
+        assert np.array_equal(soft[middle], hard[middle])
 
 
 @pytest.mark.parametrize("angle", [0, 36000, -36000])
@@ -215,6 +261,10 @@ def test_a_turned_box_inside_the_image_always_leaves_a_pixel():
         lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), 36001),
         lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), 0.5),
         lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), 0, "red"),
+        lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), feather_px=-1),
+        lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), feather_px=128),
+        lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), feather_px=1.5),
+        lambda: Copy((0, 0, 3, 3), (0, 0, 3, 3), feather_px=True),
         lambda: ColourShift((1, 2), (0, 0, 0)),
         lambda: ColourShift((1, 2, -3), (0, 0, 0)),
         lambda: ColourShift((1, 2, 3), (0, 0, 256)),
@@ -290,6 +340,16 @@ def test_the_encoded_form_of_a_copy():
     )
 
 
+def test_a_feather_is_written_only_where_there_is_one():
+    boxes = (0, 1, 9, 9), (4, 5, 9, 9)
+    plain = b'[{"angle_cdeg":0,"colour":null,"dst":[4,5,9,9],"kind":"copy","src":[0,1,9,9]}]'
+    soft = plain.replace(b'"kind"', b'"feather_px":3,"kind"')
+    assert encode([Copy(*boxes)]) == canonical([Copy(*boxes, feather_px=0)]) == plain
+    assert encode([Copy(*boxes, feather_px=np.uint8(3))]) == soft
+    assert canonical([Copy(*boxes, feather_px=3)]) == soft
+    assert decode(soft, H, W) == (Copy(*boxes, feather_px=3),) != decode(plain, H, W)
+
+
 def test_the_canonical_form_does_not_depend_on_the_compression():
     edits = [random_blend(np.random.default_rng(1))]
     plain = json.loads(encode(edits))
@@ -359,6 +419,13 @@ HOSTILE = {
     "huge box": dumped([copy_plain(src=[0, 0, 10**9, 2], dst=[0, 0, 10**9, 2])]),
     "null angle": dumped([copy_plain(angle_cdeg=None)]),
     "boolean angle": dumped([copy_plain(angle_cdeg=True)]),
+    "feather of 0": dumped([copy_plain(feather_px=0)]),
+    "null feather": dumped([copy_plain(feather_px=None)]),
+    "boolean feather": dumped([copy_plain(feather_px=False)]),
+    "float feather": dumped([copy_plain(feather_px=2.0)]),
+    "wide feather": dumped([copy_plain(feather_px=128)]),
+    "negative feather": dumped([copy_plain(feather_px=-1)]),
+    "feather of a blend": dumped([blend_plain(feather_px=1)]),
     "colour list": dumped([copy_plain(colour=[1, 2, 3])]),
     "colour field": dumped([copy_plain(colour={"gain_q8": [1, 1, 1], "shift": [0, 0, 0]})]),
     "donor path": dumped([blend_plain(donor="../../etc/passwd")]),
@@ -395,6 +462,7 @@ def test_hostile_bytes_are_refused_in_one_line(name):
 
 def test_the_hostile_examples_start_from_good_ones():
     assert decode(dumped([copy_plain()]), H, W) and decode(dumped([blend_plain()]), H, W)
+    assert decode(dumped([copy_plain(feather_px=2)]), H, W)
 
 
 def test_what_could_not_be_read_is_not_written():

@@ -24,6 +24,15 @@ def source_pixel(copy, py, px):
     return (i, j) if 0 <= i < h and 0 <= j < w else None
 
 
+def seam(copy, i, j, copied, under):
+    """The value written where `copied` from row i, column j of the box fades into `under`."""
+    h, w = copy.src[2:]
+    f = copy.feather_px
+    d = min(i, h - 1 - i, j, w - 1 - j)
+    a = 255 if f == 0 else min(255, ((d + 1) * 255) // (f + 1))
+    return (a * copied + (255 - a) * under + 127) // 255
+
+
 def turned_donor(donor, transform):
     """The donor as a list of rows of (R, G, B), turned and mirrored."""
     rows, columns = len(donor), len(donor[0])
@@ -64,6 +73,10 @@ def render(normal, edits, donors):
                     if edit.colour is not None:
                         gains, offsets = edit.colour.gain_q8, edit.colour.offset
                         values = tuple(map(colour, values, gains, offsets))
+                    under = (int(v) for v in normal[py, px])
+                    values = tuple(
+                        seam(edit, *place, value, n) for value, n in zip(values, under, strict=True)
+                    )
                 else:
                     if not edit.mask[py, px]:
                         continue
