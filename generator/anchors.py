@@ -1,4 +1,4 @@
-"""Pairs of equal, disjoint boxes whose upper-left corners lie in a saliency cluster."""
+"""Where boxes start: disjoint pairs in a saliency cluster or anywhere, and single boxes."""
 
 from __future__ import annotations
 
@@ -122,22 +122,106 @@ def sample_pair(
     for index in range(chosen, -2, -1):
         members = shown == index if index >= 0 else np.ones(shown.shape, dtype=bool)
         for is_moved in (False, True) if index >= 0 else (False,):
-            for step, (h, w) in enumerate(sizes):
-                corners = _corners(members, h, w, is_moved=is_moved)
-                if not _has_disjoint_pair(corners, h, w):
-                    continue
-                pairs = _disjoint_pairs(rng, corners, h, w)
-                for _ in range(1 if accept is None else MAX_TRIES):
-                    y1, x1, y2, x2 = next(pairs)
-                    first, second = (top + y1, left + x1, h, w), (top + y2, left + x2, h, w)
-                    if accept is None or accept(first, second):
-                        if index < 0:
-                            return AnchorPair(first, second, ANYWHERE)
-                        if index < chosen:
-                            return AnchorPair(first, second, LOWER_CLUSTER)
-                        if is_moved:
-                            return AnchorPair(first, second, MOVED)
-                        return AnchorPair(first, second, SHRUNK if step else NONE)
+            found = _first_pair(rng, members, sizes, (top, left), is_moved=is_moved, accept=accept)
+            if found is None:
+                continue
+            if index < 0:
+                return AnchorPair(found.first, found.second, ANYWHERE)
+            if index < chosen:
+                return AnchorPair(found.first, found.second, LOWER_CLUSTER)
+            return AnchorPair(found.first, found.second, MOVED) if is_moved else found
+    return None
+
+
+def sample_pair_anywhere(
+    rng: np.random.Generator,
+    valid_box: Box,
+    height_px: int,
+    width_px: int,
+    *,
+    smallest_area_frac: float = 0.005,
+    accept: Callable[[Box, Box], bool] | None = None,
+) -> AnchorPair | None:
+    """Draw two disjoint boxes, uniformly over all pairs that lie in the valid box.
+
+    Boxes of which no two are disjoint shrink, as in `sample_pair`. There is no other fallback.
+
+    Args and Raises: as `sample_pair`.
+
+    Returns:
+        The pair, or None where not even the smallest boxes fit, or `accept` refused 100 of each.
+
+    Source: ours, the baseline of CutSwap's anchors: no saliency.
+    """
+    if min(height_px, width_px) < 1:
+        raise ValueError(f"no pair of {height_px} x {width_px} boxes")
+    top, left, valid_height, valid_width = valid_box
+    sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * valid_height * valid_width)
+    everywhere = np.ones((valid_height, valid_width), dtype=bool)
+    return _first_pair(rng, everywhere, sizes, (top, left), is_moved=False, accept=accept)
+
+
+def sample_box(
+    rng: np.random.Generator,
+    valid_box: Box,
+    height_px: int,
+    width_px: int,
+    *,
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> Box | None:
+    """Draw one box, uniformly over all that lie in the valid box.
+
+    Args:
+        rng: of the draw.
+        valid_box: the part of the canvas that shows the image.
+        height_px, width_px: sides of the box, 1 or more.
+        margins: rows above and below and columns left and right of the box, 0 or more, that have
+            to lie in the valid box too.
+
+    Returns:
+        The box, or None where there is none.
+
+    Source: ours.
+    """
+    top, left, valid_height, valid_width = valid_box
+    above, below, before, behind = margins
+    rows = valid_height - height_px - above - below + 1
+    columns = valid_width - width_px - before - behind + 1
+    if rows < 1 or columns < 1:
+        return None
+    y, x = int(rng.integers(rows)), int(rng.integers(columns))
+    return top + above + y, left + before + x, height_px, width_px
+
+
+def _first_pair(
+    rng: np.random.Generator,
+    members: np.ndarray,
+    sizes: list[tuple[int, int]],
+    corner: tuple[int, int],
+    *,
+    is_moved: bool,
+    accept: Callable[[Box, Box], bool] | None,
+) -> AnchorPair | None:
+    """A disjoint pair of the first size that has one (and that `accept` takes).
+
+    Args:
+        members: (valid height, valid width) bool, the pixels where boxes may start.
+        sizes: heights and widths to try, in order; any but the first counts as shrunk.
+        corner: row and column of the valid box.
+        is_moved: see `_corners`.
+        accept: see `sample_pair`.
+    """
+    top, left = corner
+    for step, (h, w) in enumerate(sizes):
+        corners = _corners(members, h, w, is_moved=is_moved)
+        if not _has_disjoint_pair(corners, h, w):
+            continue
+        pairs = _disjoint_pairs(rng, corners, h, w)
+        for _ in range(1 if accept is None else MAX_TRIES):
+            y1, x1, y2, x2 = next(pairs)
+            first, second = (top + y1, left + x1, h, w), (top + y2, left + x2, h, w)
+            if accept is None or accept(first, second):
+                return AnchorPair(first, second, SHRUNK if step else NONE)
     return None
 
 

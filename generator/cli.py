@@ -8,13 +8,9 @@ from pathlib import Path
 
 import click
 
+from generator.build_options import PRESETS, build_config, idle_options, recipe_options
 from manifests import command_line as common
 from manifests.errors import ConfigError, SetError
-
-# The paper's numbers, applied where the user typed nothing else.
-PRESETS: dict[str, dict] = {
-    "paper": {"network": "vgg16", "levels": (4, 9, 16, 23, 30), "clusters": 4, "cluster": "max"},
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,104 +57,14 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 @main.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @common.out_option("Folder for the sets, one subfolder per category.", required=True)
-@common.seed_option
+@recipe_options
 @click.option(
-    "--policies",
-    type=common.ListType(),
-    default="swap,scar",
-    show_default=True,
-    help="Kinds of negatives.",
-)
-@click.option("--repeats", default=1, show_default=True, help="Negatives per kind and level.")
-@click.option(
-    "--network",
-    default="efficientnet_lite0",
-    show_default=True,
-    help="Saliency network: efficientnet_lite0 (embedded), vgg16 (paper), or any timm name.",
-)
-@click.option(
-    "--weights",
+    "--reuse-saliency",
     type=click.Path(path_type=Path),
-    help="File with the network's weights (.pth or .safetensors).",
+    metavar="SET",
+    help="Take the saliency maps from this set of the same images (or root of several) instead of "
+    "running the network again; the result is the same.",
 )
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="paper: VGG16 and its numbers.")
-@click.option(
-    "--levels",
-    type=common.ListType(int),
-    help="Saliency levels.  [default: the network's five]",
-)
-@click.option("--clusters", default=4, show_default=True, help="K of the k-means.")
-@click.option(
-    "--cluster",
-    type=click.Choice(["max", "min", "random"]),
-    default="max",
-    show_default=True,
-    help="Cluster that anchors come from, by its centroid.",
-)
-@click.option(
-    "--area",
-    type=common.RangeType(),
-    default="0.02,0.15",
-    show_default=True,
-    help="Area of a swap patch, as a fraction of the image.",
-)
-@click.option(
-    "--aspect",
-    type=common.RangeType(),
-    default="0.3,3.3",
-    show_default=True,
-    help="Height/width of a swap patch.",
-)
-@click.option(
-    "--scar-width",
-    type=common.RangeType(),
-    default="2,16",
-    show_default=True,
-    help="Width of a scar in px at 256 px.",
-)
-@click.option(
-    "--scar-length",
-    type=common.RangeType(),
-    default="10,25",
-    show_default=True,
-    help="Length of a scar in px at 256 px.",
-)
-@click.option(
-    "--scar-angle", default=45.0, show_default=True, help="A scar turns by up to this many degrees."
-)
-@click.option(
-    "--noop-tolerance",
-    default=1.0,
-    show_default=True,
-    help="Redraw patches that differ by less than this many grey levels.",
-)
-@click.option(
-    "--image-size", type=common.SizeType(), default="256", show_default=True, help="Canvas."
-)
-@click.option(
-    "--fit",
-    type=click.Choice(["stretch", "letterbox", "crop"]),
-    default="stretch",
-    show_default=True,
-    help="How an image of another shape gets onto the canvas.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the saliency pass; bf16 changes the maps.",
-)
-@click.option(
-    "--store",
-    type=click.Choice(["pixels", "anchors"]),
-    default="pixels",
-    show_default=True,
-    help="anchors: leave the pixels of negatives out and render them on reading.",
-)
-@click.option("--threads", default=1, show_default=True, help="CPU threads of one worker.")
-@click.option("--batch", default=8, show_default=True, help="Images per saliency pass.")
-@click.option("--shard-images", default=16, show_default=True, help="Good images per shard.")
 @common.jobs_option
 @common.device_option
 @common.category_option
@@ -186,36 +92,17 @@ def build(context: click.Context, **options) -> None:
     cutswap-gen build photos/ --out shards --image-size 320 --fit letterbox
     """
     common.apply_preset(context, options, PRESETS)
-    from generator.config import BuildConfig
     from generator.describe import build_json, describe_build
     from generator.pipeline import build_set
     from manifests.datasets import open_data
-    from manifests.images import Geometry
     from manifests.weights import resolve_device
 
-    height, width = options["image_size"]
-    config = BuildConfig(
-        policies=options["policies"],
-        network=options["network"],
-        levels=options["levels"] or (),
-        n_clusters=options["clusters"],
-        cluster=options["cluster"],
-        area_frac=options["area"],
-        aspect=options["aspect"],
-        scar_width_px=options["scar_width"],
-        scar_length_px=options["scar_length"],
-        scar_angle_deg=options["scar_angle"],
-        noop_tolerance=options["noop_tolerance"],
-        seed=options["seed"],
-        repeats=options["repeats"],
-        geometry=Geometry(height=height, width=width, fit=options["fit"]),
-        precision=options["precision"],
-        threads=options["threads"],
-        batch=options["batch"],
-        shard_images=options["shard_images"],
-        store=options["store"],
-    )
-    device = resolve_device(options["device"])
+    config = build_config(options)
+    has_pass = config.needs_saliency and options["reuse_saliency"] is None
+    for option in idle_options(context, config, has_pass=has_pass):
+        click.echo(f"note: {option} changes nothing in this build", err=True)
+    device = resolve_device(options["device"]) if has_pass else "cpu"
+    threads = config.threads if has_pass else 1
     categories = open_data(
         options["data"],
         format=options["data_format"],
@@ -232,10 +119,11 @@ def build(context: click.Context, **options) -> None:
             options["out"],
             weights=options["weights"],
             device=device,
-            jobs=options["jobs"] or max(1, (os.cpu_count() or 1) // config.threads),
+            jobs=options["jobs"] or max(1, (os.cpu_count() or 1) // threads),
             max_pixels=round(options["max_megapixels"] * 1e6),
             skip_bad=options["skip_bad"],
             overwrite=options["overwrite"],
+            reuse_saliency=options["reuse_saliency"],
             make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
         )
         summaries.append(summary)
@@ -252,7 +140,7 @@ def build(context: click.Context, **options) -> None:
 @common.domain_errors
 def inspect(path: Path, categories, as_json: bool) -> None:
     """Say what is in a negative set, with its digest."""
-    from generator.describe import describe_set
+    from generator.describe import describe_set, set_json
     from manifests.schema import read_manifest
 
     described = []
@@ -261,16 +149,7 @@ def inspect(path: Path, categories, as_json: bool) -> None:
         size = sum(entry.file_bytes for entry in manifest.shards)
         described.append((folder, manifest, digest, size))
     if as_json:
-        click.echo(
-            json.dumps(
-                [
-                    {"folder": str(folder), "digest": digest, "bytes": size}
-                    | json.loads(manifest.to_bytes())
-                    for folder, manifest, digest, size in described
-                ],
-                indent=1,
-            )
-        )
+        click.echo(json.dumps([set_json(*row) for row in described], indent=1))
         return
     for folder, manifest, digest, size in described:
         click.echo("\n".join(describe_set(folder, manifest, digest, size)))
@@ -289,6 +168,7 @@ def verify(path: Path, categories, quick: bool, expect, as_json: bool, quiet: bo
 
     Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is.
     """
+    from generator.describe import problem_json
     from manifests.verify import verify_set
 
     folders = _sets(path, categories)
@@ -311,22 +191,7 @@ def verify(path: Path, categories, quick: bool, expect, as_json: bool, quiet: bo
             for problem in found:
                 click.echo(f"{folder}: {problem}")
     if as_json:
-        click.echo(
-            json.dumps(
-                [
-                    {
-                        "folder": str(folder),
-                        "kind": type(problem).__name__,
-                        "what": problem.what,
-                        "path": problem.path,
-                        "expected": None if problem.expected is None else str(problem.expected),
-                        "got": None if problem.got is None else str(problem.got),
-                    }
-                    for folder, problem in problems
-                ],
-                indent=1,
-            )
-        )
+        click.echo(json.dumps([problem_json(*row) for row in problems], indent=1))
     if problems:
         count = len(problems)
         raise SetError(
@@ -366,19 +231,10 @@ def preview(path: Path, out: Path, categories, count: int, seed: int, quiet: boo
         click.echo(f"wrote {len(chosen)} sheets to {out / folder.name}")
 
 
-def _sets(path: Path, categories) -> list[Path]:
+def _sets(path: Path, categories: tuple[str, ...]) -> list[Path]:
     from manifests.negative_set import find_sets
 
-    folders = find_sets(path)
-    if categories:
-        named = {folder.name: folder for folder in folders}
-        missing = [name for name in categories if name not in named]
-        if missing:
-            raise SetError(
-                f"no set of category {missing[0]}", path=path, expected=", ".join(sorted(named))
-            )
-        folders = [named[name] for name in categories]
-    return folders
+    return common.chosen(find_sets(path), categories, path)
 
 
 if __name__ == "__main__":

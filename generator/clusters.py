@@ -99,16 +99,26 @@ def cluster_map(saliency: np.ndarray, valid_box: Box, k: int) -> tuple[np.ndarra
 
     Source: CutSwap (arXiv 2311.18332), clustering of the saliency intensities.
     """
+    shown = shown_part(saliency, valid_box)
+    y, x, h, w = valid_box
+    clusters = kmeans_1d(np.bincount(shown.reshape(-1), minlength=GREY_VALUES), k)
+    labels = np.full(saliency.shape, OUTSIDE, dtype=np.uint8)
+    labels[y : y + h, x : x + w] = clusters.labels.take(shown)
+    return labels, clusters
+
+
+def shown_part(saliency: np.ndarray, valid_box: Box) -> np.ndarray:
+    """The view of a saliency map (H, W) uint8 that lies in the valid box, (h, w).
+
+    Raises:
+        ValueError: the map is not (H, W) uint8, or the box is empty or leaves it.
+    """
     if saliency.ndim != 2 or saliency.dtype != np.uint8:
         raise ValueError(f"expected a (H, W) uint8 map, got {saliency.shape} {saliency.dtype}")
     y, x, h, w = valid_box
     if min(y, x) < 0 or min(h, w) < 1 or y + h > saliency.shape[0] or x + w > saliency.shape[1]:
         raise ValueError(f"valid box {valid_box} does not lie in a map of {saliency.shape}")
-    shown = saliency[y : y + h, x : x + w]
-    clusters = kmeans_1d(np.bincount(shown.reshape(-1), minlength=GREY_VALUES), k)
-    labels = np.full(saliency.shape, OUTSIDE, dtype=np.uint8)
-    labels[y : y + h, x : x + w] = clusters.labels.take(shown)
-    return labels, clusters
+    return saliency[y : y + h, x : x + w]
 
 
 def check_cluster_count(k: int) -> None:

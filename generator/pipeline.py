@@ -5,36 +5,48 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from generator.config import BuildConfig
+from generator.leftovers import (
+    check_writable,
+    clear_and_resume,
+    clear_unfinished,
+    disk_bytes,
+    same_set,
+)
 from generator.scan import Scan, scan_samples
+from generator.stored_saliency import (
+    EMBEDDED_DIGEST,
+    EMBEDDED_LEVELS,
+    StoredSaliency,
+    StoredShard,
+)
 from generator.unit import Unit, build_unit, cached_network, plan_units
 from manifests.datasets import Category
-from manifests.errors import BadImages, ConfigError, DataError, OutputError, SetError
+from manifests.errors import BadImages, ConfigError, DataError
 from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.schema import (
-    MANIFEST_DIGEST_NAME,
     MANIFEST_NAME,
     SCHEMA_VERSION,
     Manifest,
     ShardEntry,
-    read_manifest,
     set_digest_of,
     tally,
     write_manifest,
 )
-from manifests.shard import Shard, shard_entry
+from manifests.shard import Shard
 from manifests.versions import library_versions
+from manifests.weights import EMBEDDED
 
 LOG = "build.log"
 MIN_NORMALS = 2
 
 ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
+"""From a label and the name of a unit to a function of how many are done and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,9 @@ class BuildSummary:
         resumed_shards: shards an earlier, interrupted run had finished.
         is_unchanged: the set was already there, whole, with the same options.
         seconds: wall time of this run.
-        fresh_images: images whose saliency was computed in this run.
+        fresh_images: images whose negatives were made in this run.
+        saliency_from: folder of the set whose saliency maps were taken; None where a network
+            computed them, where none are needed, and where nothing was made.
     """
 
     folder: Path
@@ -56,6 +70,7 @@ class BuildSummary:
     seconds: float
     fresh_images: int
     disk_bytes: int
+    saliency_from: Path | None = None
 
 
 def build_set(
@@ -69,31 +84,42 @@ def build_set(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     overwrite: bool = False,
+    reuse_saliency: str | os.PathLike[str] | None = None,
     make_progress: ProgressMaker | None = None,
 ) -> BuildSummary:
     """Builds `out/<category>/`, or takes up where an interrupted run stopped.
 
+    Args:
+        category, config, out: the data, the options, and where the set's folder is to lie.
+        weights, device: of the saliency network; not used where no policy needs saliency.
+        jobs: worker processes.
+        max_pixels: of one source image.
+        skip_bad: go on without unusable images.
+        overwrite: replace what the folder holds.
+        reuse_saliency: a set of the same images, or a root with one of the category's name, to
+            take the saliency maps from instead of running the network. It is no part of the
+            recipe: the set has the bytes and the digest of one built without it.
+        make_progress: see `ProgressMaker`.
+
     Raises:
         BadImages: with every unusable training image, unless `skip_bad`.
-        ConfigError: a level that the network does not have.
+        ConfigError: a level that the network does not have, or a `reuse_saliency` whose maps are
+            not those that this build would compute.
         DataError: fewer than two usable images.
-        SetError: the folder holds a set of other options or images and `overwrite` is not given.
+        SetError: the folder holds a set of other options or images and `overwrite` is not given;
+            or `reuse_saliency` is no set, damaged, or of other images.
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
     folder = Path(out) / category.name
-    _check_writable(folder)
-    network = cached_network(config.network, None if weights is None else str(weights), device)
-    levels = config.levels or tuple(network.levels)
-    unknown = [level for level in levels if level not in network.levels]
-    if unknown:
-        raise ConfigError(
-            f"--levels: {config.network} has no saliency level {unknown[0]}",
-            expected=f"some of {', '.join(map(str, network.levels))}",
-            hint="change --levels or --network",
-        )
-    recipe = config.recipe(levels=levels, network_digest=network.digest)
-    recipe["format"], recipe["split_rule"] = category.format, category.split_rule
+    check_writable(folder)
+    stored = None
+    if reuse_saliency is not None:
+        stored = _stored_saliency(reuse_saliency, category, config, folder)
+    given = None if weights is None else str(weights)
+    recipe = _recipe(category, config, given, device, stored)
+    if stored is not None:
+        stored.check_recipe(recipe)
 
     scan = scan_samples(
         category.train,
@@ -115,16 +141,49 @@ def build_set(
     units = plan_units(scan.images, recipe, config.shard_images)
 
     if not overwrite and (folder / MANIFEST_NAME).exists():
-        return _unchanged_or_refuse(folder, recipe, scan, started)
-    done = _clear_and_resume(folder, units, overwrite=overwrite)
+        manifest, set_digest = same_set(folder, recipe, scan)
+        return BuildSummary(
+            folder=folder,
+            set_digest=set_digest,
+            manifest=manifest,
+            resumed_shards=len(manifest.shards),
+            is_unchanged=True,
+            seconds=time.monotonic() - started,
+            fresh_images=0,
+            disk_bytes=disk_bytes(folder),
+        )
+    shards: Sequence[StoredShard | None] = [None] * len(units)
+    if stored is not None:
+        shards = stored.shards_of([unit.images for unit in units])
+    done = clear_and_resume(folder, units, overwrite=overwrite)
+    label = f"build {category.name}" + (", saliency reused" if stored is not None else "")
     entries = _build_missing(
-        units, folder, config, done, weights, device, jobs, max_pixels, make_progress, category
+        list(zip(units, shards, strict=True)),
+        folder,
+        config,
+        done,
+        options={
+            "levels": tuple(recipe["levels"]),
+            "weights": given,
+            "device": device,
+            "max_pixels": max_pixels,
+        },
+        # A network on a GPU serves one process; everything else is work for the CPU.
+        jobs=jobs if device == "cpu" or stored is not None or not recipe["levels"] else 1,
+        progress=make_progress(label, "images") if make_progress else None,
     )
-    manifest = _manifest(category, recipe, scan, entries, folder, config)
+    manifest = _manifest(category, recipe, scan, entries, folder)
     set_digest = write_manifest(folder, manifest)
     seconds = time.monotonic() - started
     fresh = sum(len(unit.images) for unit in units if unit.name not in done)
-    _log(folder, seconds=round(seconds, 2), fresh_images=fresh, jobs=jobs, digest=set_digest)
+    _log(
+        folder,
+        seconds=round(seconds, 2),
+        fresh_images=fresh,
+        jobs=jobs,
+        digest=set_digest,
+        saliency_from=None if stored is None else stored.set_digest,
+    )
     return BuildSummary(
         folder=folder,
         set_digest=set_digest,
@@ -133,138 +192,85 @@ def build_set(
         is_unchanged=False,
         seconds=seconds,
         fresh_images=fresh,
-        disk_bytes=_disk_bytes(folder),
+        disk_bytes=disk_bytes(folder),
+        saliency_from=None if stored is None else stored.folder,
     )
 
 
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}",
-            path=folder,
-            hint="choose another --out",
-        ) from error
-
-
-def _unchanged_or_refuse(folder: Path, recipe: dict, scan: Scan, started: float) -> BuildSummary:
-    manifest, set_digest = read_manifest(folder)
-    if manifest.recipe != recipe:
-        old = manifest.recipe
-        changed = sorted(key for key in {*recipe, *old} if recipe.get(key) != old.get(key))
-        raise SetError(
-            f"already holds a set of other options ({', '.join(changed)} differ)",
-            path=folder,
-            hint="pass --overwrite to replace it, or another --out",
+def _stored_saliency(
+    path: str | os.PathLike[str], category: Category, config: BuildConfig, folder: Path
+) -> StoredSaliency:
+    if not config.needs_saliency:
+        raise ConfigError(
+            "--reuse-saliency: no policy of this build needs saliency",
+            got=", ".join(config.policies),
+            hint="leave it out",
         )
-    if list(manifest.training_files) != list(scan.file_digests):
-        raise SetError(
-            "already holds a set of other images",
-            path=folder,
-            expected=f"{len(manifest.training_files)} files as recorded",
-            got=f"{len(scan.file_digests)} files, not the same",
-            hint="pass --overwrite to replace it, or another --out",
+    stored = StoredSaliency.open(path, category.name)
+    if stored.folder.resolve() == folder.resolve():
+        raise ConfigError(
+            "--reuse-saliency: this is the set to be written", path=folder, hint="change --out"
         )
-    missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
-    if missing:
-        raise SetError(
-            f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to build again"
-        )
-    return BuildSummary(
-        folder=folder,
-        set_digest=set_digest,
-        manifest=manifest,
-        resumed_shards=len(manifest.shards),
-        is_unchanged=True,
-        seconds=time.monotonic() - started,
-        fresh_images=0,
-        disk_bytes=_disk_bytes(folder),
-    )
+    return stored
 
 
-def _clear_and_resume(folder: Path, units: list[Unit], *, overwrite: bool) -> dict[str, ShardEntry]:
-    """Removes leftovers and returns the finished shards of this very plan."""
-    done: dict[str, ShardEntry] = {}
-    by_name = {unit.name: unit for unit in units}
-    try:
-        # The manifest goes first: without it nobody takes a half-replaced folder for a set.
-        for name in (MANIFEST_NAME, MANIFEST_DIGEST_NAME):
-            (folder / name).unlink(missing_ok=True)
-        for path in folder.glob(".shard-*.tmp-*"):
-            path.unlink()
-        for path in sorted(folder.glob("shard-*.h5")):
-            unit = by_name.get(path.name)
-            entry = None if unit is None else _finished(path, unit)
-            if entry is not None:
-                done[path.name] = entry
-            elif overwrite or _is_damaged(path):
-                path.unlink()
-            else:
-                raise SetError(
-                    "belongs to an unfinished build with other options or images",
-                    path=path,
-                    hint="pass --overwrite to replace it, or another --out",
-                )
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error
-    return done
-
-
-def _finished(path: Path, unit: Unit) -> ShardEntry | None:
-    try:
-        with Shard(path) as shard:
-            is_ours = shard.index.unit_digest == unit.digest
-        return shard_entry(path) if is_ours else None
-    except SetError:
-        return None
-
-
-def _is_damaged(path: Path) -> bool:
-    try:
-        with Shard(path) as shard:
-            return not shard.index.unit_digest
-    except SetError:
-        return True
+def _recipe(
+    category: Category,
+    config: BuildConfig,
+    weights: str | None,
+    device: str,
+    stored: StoredSaliency | None,
+) -> dict:
+    """The manifest's recipe; loads the network where it is needed, if only for its digest."""
+    levels: tuple[int, ...] = ()
+    digest = None
+    if config.needs_saliency:
+        is_embedded = config.network == EMBEDDED and weights is None
+        if is_embedded and stored is not None and stored.is_of_embedded_network:
+            known, digest = EMBEDDED_LEVELS, EMBEDDED_DIGEST
+        else:
+            network = cached_network(config.network, weights, device if stored is None else "cpu")
+            known, digest = tuple(network.levels), network.digest
+        levels = config.levels or known
+        unknown = [level for level in levels if level not in known]
+        if unknown:
+            raise ConfigError(
+                f"--levels: {config.network} has no saliency level {unknown[0]}",
+                expected=f"some of {', '.join(map(str, known))}",
+                hint="change --levels or --network",
+            )
+    recipe = config.recipe(levels=levels, network_digest=digest)
+    return recipe | {"format": category.format, "split_rule": category.split_rule}
 
 
 def _build_missing(
-    units: list[Unit],
+    plan: Sequence[tuple[Unit, StoredShard | None]],
     folder: Path,
     config: BuildConfig,
     done: dict[str, ShardEntry],
-    weights: Path | None,
-    device: str,
+    *,
+    options: dict,
     jobs: int,
-    max_pixels: int,
-    make_progress: ProgressMaker | None,
-    category: Category,
+    progress: Callable[[int, int], None] | None,
 ) -> list[ShardEntry]:
+    """Makes every shard of the plan that is not done; all entries in the plan's order."""
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    todo = [unit for unit in units if unit.name not in done]
+    todo = [(unit, stored) for unit, stored in plan if unit.name not in done]
     entries = dict(done)
-    total = sum(len(unit.images) for unit in units)
-    count = total - sum(len(unit.images) for unit in todo)
-    sizes = {unit.name: len(unit.images) for unit in units}
-    progress = make_progress(f"build {category.name}", "images") if make_progress else None
+    sizes = {unit.name: len(unit.images) for unit, _ in plan}
+    total = sum(sizes.values())
+    count = total - sum(sizes[unit.name] for unit, _ in todo)
     if progress is not None and todo:
         progress(count, total)
-    options = {
-        "weights": None if weights is None else str(weights),
-        "device": device,
-        "max_pixels": max_pixels,
-    }
-    workers = 1 if device != "cpu" else min(jobs, max(len(todo), 1))
+    workers = min(jobs, max(len(todo), 1))
     try:
         results = Parallel(
             n_jobs=workers,
             backend="loky" if workers > 1 else "sequential",
             return_as="generator_unordered" if workers > 1 else "generator",
-        )(delayed(build_unit)(unit, folder, config, **options) for unit in todo)
+        )(delayed(build_unit)(unit, folder, config, stored=one, **options) for unit, one in todo)
         for entry in results:
             entries[entry.name] = entry
             count += sizes[entry.name]
@@ -273,19 +279,13 @@ def _build_missing(
     except BaseException:
         if workers > 1:
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
-        for path in folder.glob(".shard-*.tmp-*"):
-            path.unlink(missing_ok=True)
+        clear_unfinished(folder)
         raise
-    return [entries[unit.name] for unit in units]
+    return [entries[unit.name] for unit, _ in plan]
 
 
 def _manifest(
-    category: Category,
-    recipe: dict,
-    scan: Scan,
-    entries: list[ShardEntry],
-    folder: Path,
-    config: BuildConfig,
+    category: Category, recipe: dict, scan: Scan, entries: Sequence[ShardEntry], folder: Path
 ) -> Manifest:
     rows: list[tuple[str, int, int]] = []
     for entry in entries:
@@ -294,10 +294,10 @@ def _manifest(
             levels = map(int, index.level)
             rows += zip(index.policies, levels, map(int, index.fallback), strict=True)
     counts, fallbacks = tally(len(scan.images), rows)
-    wanted = len(scan.images) * len(recipe["levels"]) * config.repeats
+    wanted = len(scan.images) * recipe["draws"]
     counts["dropped"] = {
         policy: wanted - sum(counts["policies"].get(policy, {}).values())
-        for policy in config.policies
+        for policy in recipe["policies"]
     }
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -328,7 +328,3 @@ def _log(folder: Path, **fields: object) -> None:
     line = json.dumps({"finished": stamp, **fields})
     with open(folder / LOG, "a", encoding="utf-8") as log:
         log.write(line + os.linesep)
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())

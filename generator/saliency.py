@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from manifests.devices import autocast
 from manifests.errors import ConfigError, WeightsError
 from manifests.weights import Network
+
+if TYPE_CHECKING:
+    import torch
 
 FLAT_RANGE = 1e-6
 """A map whose range is below this part of its largest value is constant but for rounding."""
@@ -51,6 +54,8 @@ def layer_cam(
     Source: Jiang et al. 2021 (LayerCAM), equations 5 to 7, for the logit of the argmax class, as
     in the authors' code. Differs: without the tanh scaling, which is for fusing levels.
     """
+    import torch
+
     unknown = [level for level in levels if level not in network.levels]
     if unknown or not levels:
         raise ConfigError(
@@ -159,6 +164,8 @@ def _tapped(module: torch.nn.Module, paths: Mapping[int, str]) -> Iterator[dict[
     the image. What goes on to the next layer is a copy, so that layers that work in place (ReLU,
     residual sums) do not change what was recorded.
     """
+    import torch
+
     taps: dict[int, torch.Tensor] = {}
     handles = []
 

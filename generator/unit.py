@@ -5,27 +5,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from generator.anchors import anchor_rng
-from generator.clusters import cluster_map
 from generator.config import BuildConfig
-from generator.policies import CONFIGS, POLICIES
-from generator.policies.base import ImageContext, Policy
-from generator.saliency import saliency_maps, upsample
+from generator.negatives import negatives_of_image, policy_of
 from generator.scan import ScannedImage
+from generator.stored_saliency import StoredShard
 from manifests.allocator import keep_freed_memory
 from manifests.digest import array_digest, bytes_digest
-from manifests.edits import render
+from manifests.edits import Box
 from manifests.errors import ImageError
 from manifests.images import decode_image, fit_image, read_bytes
 from manifests.schema import ShardEntry, shard_name
-from manifests.shard import NegativeRecord, NormalRecord, negative_digest, write_shard
+from manifests.shard import NegativeRecord, NormalRecord, write_shard
 from manifests.weights import Network, load_network
+
+BatchMaps = Callable[[int, np.ndarray], dict[int, np.ndarray]]
+"""From a batch's first row and its canvases (B, H, W, 3) to level -> (B, h_l, w_l) uint8."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,6 @@ def plan_units(images: Sequence[ScannedImage], recipe: dict, shard_images: int) 
     return units
 
 
-def policy_of(name: str, config: BuildConfig) -> Policy:
-    """A policy with the options of `config` that it has."""
-    shared = {"cluster": config.cluster, "noop_tolerance": config.noop_tolerance}
-    own = {
-        "swap": {"area_frac": config.area_frac, "aspect": config.aspect},
-        "scar": {
-            "width_px": config.scar_width_px,
-            "length_px": config.scar_length_px,
-            "angle_deg": config.scar_angle_deg,
-        },
-    }
-    return POLICIES[name](CONFIGS[name](**shared, **own[name]))
-
-
 @functools.lru_cache(maxsize=1)
 def cached_network(name: str, weights: str | None, device: str) -> Network:
     """`load_network`, once per process and not once per shard."""
@@ -83,39 +70,53 @@ def build_unit(
     folder: Path,
     config: BuildConfig,
     *,
+    levels: tuple[int, ...],
     weights: str | None,
     device: str,
     max_pixels: int,
+    stored: StoredShard | None = None,
 ) -> ShardEntry:
-    """Makes and writes one shard. Raises ImageError where a file changed since it was scanned."""
+    """Makes and writes one shard.
+
+    Args:
+        unit, folder, config: what to make, where, how.
+        levels: saliency levels; empty where no policy needs saliency.
+        weights, device: of the network, which runs only where there are levels and no `stored`.
+        max_pixels: of one source image.
+        stored: the shard to take the saliency maps from.
+
+    Raises:
+        ImageError: a file changed since it was scanned.
+        SetError: `stored` changed since it was looked at.
+        OutputError: the shard cannot be written.
+    """
     import cv2
-    import torch
 
     keep_freed_memory()
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
     # The workers are the parallelism; a second layer inside OpenCV only fights over the cores.
     cv2.setNumThreads(1)
-    try:
-        network = cached_network(config.network, weights, device)
-        normals: list[NormalRecord] = []
-        negatives: list[NegativeRecord] = []
-        for start in range(0, len(unit.images), config.batch):
-            batch = unit.images[start : start + config.batch]
-            made = _negatives_of_batch(
-                batch, network, config, device=device, max_pixels=max_pixels, first_row=start
+    maps_of, environment = _saliency_source(unit, config, levels, weights, device, stored)
+    policies = {name: policy_of(name, config) for name in config.policies}
+    normals: list[NormalRecord] = []
+    negatives: list[NegativeRecord] = []
+    for start in range(0, len(unit.images), config.batch):
+        batch = unit.images[start : start + config.batch]
+        loaded = [_load_again(image, config, max_pixels) for image in batch]
+        maps = maps_of(start, np.stack([canvas for canvas, _ in loaded]))
+        for index, (image, (canvas, box)) in enumerate(zip(batch, loaded, strict=True)):
+            own = {level: maps[level][index] for level in levels}
+            normal, drawn = negatives_of_image(
+                image, canvas, box, own, config, policies=policies, row=start + index
             )
-            normals += made[0]
-            negatives += made[1]
-    finally:
-        torch.set_num_threads(threads_before)
+            normals.append(normal)
+            negatives += drawn
     return write_shard(
         folder / unit.name,
         normals,
         negatives,
         store=config.store,
         unit_digest=unit.digest,
-        environment=environment_of(device, config.threads),
+        environment=environment,
         # Rendered from these very edits a moment ago; `cutswap-gen verify` compares them again.
         check_pixels=False,
     )
@@ -133,77 +134,53 @@ def environment_of(device: str, threads: int) -> dict[str, str]:
     }
 
 
-def _negatives_of_batch(
-    batch: Sequence[ScannedImage],
-    network,
+def _saliency_source(
+    unit: Unit,
     config: BuildConfig,
-    *,
+    levels: tuple[int, ...],
+    weights: str | None,
     device: str,
-    max_pixels: int,
-    first_row: int,
-) -> tuple[list[NormalRecord], list[NegativeRecord]]:
-    canvases, boxes = [], []
-    for image in batch:
-        canvas, box = _load_again(image, config, max_pixels)
-        canvases.append(canvas)
-        boxes.append(box)
-    levels = config.levels or tuple(network.levels)
-    maps = saliency_maps(
-        network, np.stack(canvases), levels=levels, precision=config.precision, device=device
-    )  # level -> (B, h_l, w_l) uint8
-    policies = {name: policy_of(name, config) for name in config.policies}
-    normals, negatives = [], []
-    for index, (image, canvas, box) in enumerate(zip(batch, canvases, boxes, strict=True)):
-        centres: dict[int, np.ndarray] = {}
-        for level in levels:
-            full = upsample(maps[level][index], *canvas.shape[:2])
-            labels, clusters = cluster_map(full, box, config.n_clusters)
-            centres[level] = clusters.centroids.astype(np.float32)
-            context = ImageContext(
-                image=canvas,
-                digest=image.digest,
-                valid_box=box,
-                level=level,
-                labels=labels,
-                n_clusters=clusters.count,
+    stored: StoredShard | None,
+) -> tuple[BatchMaps, dict[str, str]]:
+    """Where the maps of a batch come from, and what they were made with."""
+    if not levels:
+        return lambda _start, _canvases: {}, {}
+    if stored is not None:
+        kept = stored.maps([image.digest for image in unit.images], levels)
+
+        def take(start: int, canvases: np.ndarray) -> dict[int, np.ndarray]:
+            return {level: rows[start : start + len(canvases)] for level, rows in kept.items()}
+
+        return take, stored.environment
+    # Imported here, as torch takes seconds, which a build without a pass need not wait for.
+    from generator.saliency import saliency_maps
+
+    network = cached_network(config.network, weights, device)
+
+    def compute(_start: int, canvases: np.ndarray) -> dict[int, np.ndarray]:
+        with _torch_threads(config.threads):
+            return saliency_maps(
+                network, canvases, levels=levels, precision=config.precision, device=device
             )
-            for name, policy in policies.items():
-                for repeat in range(config.repeats):
-                    rng = anchor_rng(config.seed, image.digest, name, level, repeat)
-                    drawn = policy.draw(rng, context)
-                    if drawn is None:
-                        continue
-                    pixels, mask = drawn.rendered or render(canvas, drawn.edits, {})
-                    negatives.append(
-                        NegativeRecord(
-                            normal=first_row + index,
-                            policy=name,
-                            level=level,
-                            repeat=repeat,
-                            anchors=drawn.anchors,
-                            edits=drawn.edits,
-                            fallback=drawn.fallback,
-                            rejections=drawn.rejections,
-                            image=pixels,
-                            mask=mask,
-                            digest=negative_digest(pixels, mask),
-                        )
-                    )
-        normals.append(
-            NormalRecord(
-                image=canvas,
-                digest=image.digest,
-                source=image.source,
-                file_sha256=image.file_sha256,
-                canvas_box=box,
-                saliency={level: maps[level][index] for level in levels},
-                centres=centres,
-            )
-        )
-    return normals, negatives
+
+    return compute, environment_of(device, config.threads)
 
 
-def _load_again(image: ScannedImage, config: BuildConfig, max_pixels: int):
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _load_again(
+    image: ScannedImage, config: BuildConfig, max_pixels: int
+) -> tuple[np.ndarray, Box]:
     data = read_bytes(image.path, max_pixels=max_pixels)
     if bytes_digest(data) != image.file_sha256:
         raise ImageError("changed while the set was built", path=image.path, hint="build again")

@@ -9,7 +9,7 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -139,6 +139,31 @@ def apply_preset(
         source = context.get_parameter_source(option)
         if source is not click.core.ParameterSource.COMMANDLINE:
             options[option] = value
+
+
+def chosen(folders: Sequence[Path], categories: Sequence[str], path: Path) -> list[Path]:
+    """The folders of the categories that `--category` names, in that order; all without it.
+
+    Args:
+        folders: one per category, each with the category's name.
+        categories: what the user typed.
+        path: where the folders were found.
+
+    Raises:
+        ConfigError: there is no folder of one of the names.
+    """
+    if not categories:
+        return list(folders)
+    named = {folder.name: folder for folder in folders}
+    missing = [name for name in categories if name not in named]
+    if missing:
+        raise ConfigError(
+            f"no category {missing[0]} here",
+            path=path,
+            expected=" | ".join(sorted(named)),
+            hint="change --category",
+        )
+    return [named[name] for name in categories]
 
 
 def domain_errors(command: Callable) -> Callable:

@@ -10,6 +10,7 @@ from conftest import invoke_gen
 from test_gen_pipeline import good_photos
 
 from generator.cli import main
+from generator.regions import Regions
 from manifests.negative_set import NegativeSet
 from manifests.schema import read_manifest
 
@@ -44,6 +45,8 @@ SHAPING = {
     "--noop-tolerance": 60,
     "--image-size": "64x96",
     "--fit": "crop",
+    "--regions": "most-salient",
+    "--feather": 3,
 }
 
 # Options that only the recipe or the manner of working shows.
@@ -72,6 +75,56 @@ def test_option_is_recorded(option, photos, base, tmp_path):
     assert manifest.recipe[key] == recorded != base.recipe[key]
     if option == "--shard-images":
         assert len(manifest.shards) == 2
+
+
+def test_most_salient_pixels_bound_the_anchors(photos, tmp_path):
+    """Scaled from 256x256 px to 64x64 px and, where the image is letterboxed, to its own area."""
+    import numpy as np
+
+    options = ("--regions", "most-salient", "--fit", "letterbox")
+    corners = {}
+    for count in (64, 320):
+        out = tmp_path / str(count)
+        invoke_gen("build", photos, "--out", out, *BASE, *options, "--most-salient", count)
+        with NegativeSet.open(out / "photos") as negative_set:
+            assert negative_set.manifest.recipe["regions"] == {
+                "kind": "most-salient", "most_salient": count,
+            }  # fmt: skip
+            assert negative_set.manifest.recipe["clusters"] == {"k": None, "choice": "max"}
+            regions = Regions.from_recipe(negative_set.manifest.recipe)
+            normal = negative_set.normal(0)
+            h, w = normal.canvas_box[2:]
+            assert h < w == 64
+            labels, found = regions.cut(
+                negative_set.saliency(0, 2), 64, 64, normal.canvas_box, digest=normal.digest,
+                level=2,
+            )  # fmt: skip
+            assert found.count == 2
+            assert np.count_nonzero(labels == 1) == round(count * h * w / 256**2)
+            np.testing.assert_allclose(
+                negative_set.centres(0, 2), found.centroids.astype(np.float32)
+            )
+            rows = [row for row in negative_set if row.normal == 0 and row.level == 2]
+            for row in rows:
+                if row.fallback == 0:
+                    top, left = row.anchors[0][:2].tolist()
+                    assert labels[top, left] == 1
+            corners[count] = [row.digest for row in rows]
+    assert corners[64] != corners[320]
+
+
+def test_colour_jitter_shapes_cutpaste(photos, tmp_path):
+    contents = set()
+    for strength in (0, 0.1, 0.3):
+        out = tmp_path / str(strength)
+        invoke_gen(
+            "build", photos, "--out", out, *BASE, "--policies", "cutpaste", "--colour-jitter",
+            strength,
+        )  # fmt: skip
+        manifest = read_manifest(out / "photos")[0]
+        assert manifest.recipe["colour_jitter"] == strength
+        contents.add(manifest.content_digest)
+    assert len(contents) == 3
 
 
 def test_area_and_aspect_bound_the_patches(photos, tmp_path):
@@ -186,6 +239,10 @@ def test_progress_goes_to_stderr_unless_quiet(photos, tmp_path):
         ("--jobs", "0"),
         ("--precision", "fp8"),
         ("--seed", "-1"),
+        ("--regions", "otsu"),
+        ("--most-salient", "1"),
+        ("--colour-jitter", "0.5"),
+        ("--feather", "-1"),
     ],
 )
 def test_wrong_values_are_refused_by_name(option, value, photos, tmp_path):
@@ -197,7 +254,9 @@ def test_wrong_values_are_refused_by_name(option, value, photos, tmp_path):
 def test_every_option_is_tested_here():
     tested = {*SHAPING, *RECORDED} | {
         "--out", "--network", "--weights", "--preset", "--jobs", "--device", "--category",
-        "--format", "--train-list", "--json", "--quiet",
+        "--format", "--train-list", "--json", "--quiet", "--most-salient", "--colour-jitter",
+        # in test_gen_reuse_saliency.py
+        "--reuse-saliency",
         # in test_gen_pipeline.py
         "--max-megapixels", "--skip-bad", "--overwrite",
     }  # fmt: skip

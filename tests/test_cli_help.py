@@ -111,8 +111,8 @@ def test_preview_seed_and_category(built, category_name, tmp_path):
     }
     assert len(chosen) > 1
     for verb in ("inspect", "verify"):
-        result = invoke_gen(verb, built, "--category", "absent", exit_code=1)
-        assert "absent" in result.output
+        result = invoke_gen(verb, built, "--category", "absent", exit_code=2)
+        assert "absent" in result.output and category_name in result.output
 
 
 def test_make_knows_its_targets_without_a_warning():

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import chi2_contingency, chisquare
 
 from generator import anchors
-from generator.anchors import MAX_TRIES, anchor_rng, sample_pair
+from generator.anchors import MAX_TRIES, anchor_rng, sample_pair, sample_pair_anywhere
 from generator.clusters import OUTSIDE
 from manifests.errors import ConfigError
 from manifests.schema import FALLBACKS
@@ -184,6 +184,39 @@ def test_counted_pairs_alone_spread_evenly():
         return (y1, x1), (y2, x2)
 
     assert chisquare(spread(draw, 20_000)).pvalue > 0.01
+
+
+def test_pairs_anywhere_spread_evenly_over_the_valid_box():
+    valid_box, (h, w) = (1, 2, 5, 6), (2, 3)
+    corners = corners_of(np.zeros((8, 12)), None, valid_box, h, w)
+    pairs = disjoint_pairs(corners, h, w)
+    rng = rng_of(9)
+    seen = Counter()
+    for _ in range(40 * len(pairs)):
+        pair = sample_pair_anywhere(rng, valid_box, h, w)
+        assert pair.fallback == FALLBACKS.index("none")
+        assert pair.first[2:] == pair.second[2:] == (h, w)
+        seen[corner(pair.first), corner(pair.second)] += 1
+    assert set(seen) == set(pairs) and len(pairs) > 100
+    assert chisquare(list(seen.values())).pvalue > 0.01
+
+
+def test_pairs_anywhere_shrink_and_give_up():
+    # 5 x 6 px hold neither two boxes of 4 x 5 nor, after one to three steps, of 4 x 4 or 3 x 4.
+    valid_box = (1, 2, 5, 6)
+    pair = sample_pair_anywhere(rng_of(), valid_box, 4, 5)
+    assert pair.fallback == FALLBACKS.index("shrunk")
+    # At 0.8^4 of the area two of 3 x 3 fit, side by side.
+    assert {corner(pair.first)[1], corner(pair.second)[1]} == {2, 5}
+    assert pair.first[2:] == (3, 3)
+    assert sample_pair_anywhere(rng_of(), valid_box, 4, 5, smallest_area_frac=1.0) is None
+    calls = []
+    refused = sample_pair_anywhere(
+        rng_of(), valid_box, 2, 2, smallest_area_frac=1.0, accept=lambda *pair: calls.append(pair)
+    )
+    assert refused is None and len(calls) == MAX_TRIES
+    with pytest.raises(ValueError):
+        sample_pair_anywhere(rng_of(), valid_box, 0, 2)
 
 
 def test_one_disjoint_pair_among_thousands_is_found():

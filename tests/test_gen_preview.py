@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from generator.preview import preview_sheet
-from manifests.annotate import SKY, VERMILION
+from generator.preview_tiles import ANCHOR_COLOURS, SOURCE_COLOUR, anchor_tile
+from manifests.annotate import GREEN, SKY, VERMILION
 from manifests.digest import array_digest
 from manifests.edits import Copy, render
 from manifests.errors import ConfigError, SetError
@@ -73,7 +75,15 @@ def _negative(image, policy, level, *, normal=1, repeat=0, anchors=None, fallbac
 
 
 def _write(
-    folder: Path, image, negatives, saliency, *, store="pixels", clusters=CLUSTERS, box=None
+    folder: Path,
+    image,
+    negatives,
+    saliency,
+    *,
+    store="pixels",
+    clusters=CLUSTERS,
+    regions=None,
+    box=None,
 ):
     """A set of two normals; number 1 is `image`. Opened."""
     folder.mkdir()
@@ -87,6 +97,8 @@ def _write(
     recipe = {"geometry": Geometry(HEIGHT, WIDTH).to_json(), "store": store}
     if clusters is not None:
         recipe["clusters"] = clusters
+    if regions is not None:
+        recipe["regions"] = regions
     counts, fallbacks = tally(2, [(row.policy, row.level, row.fallback) for row in negatives])
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -209,11 +221,67 @@ def test_other_policies_levels_and_missing_negatives(tmp_path):
     with _write(tmp_path / "part", _gradient(), rows, maps, **options) as negative_set:
         picture = preview_sheet(negative_set, 1, tile_px=WIDTH)
         other = preview_sheet(negative_set, 0, tile_px=WIDTH)
+        # In the heading and as the first picture of cutpaste's one row.
+        assert _times(picture, _gradient()) == 2
         assert _times(picture, negative_set[1].image) == 3
         assert _times(other, negative_set[0].image) == 1
-    # Missing: swap at level 4, twice; cutpaste's second repeat; two saliency maps of no level.
+    # Swap is missing at level 4 in the first repeat, and its four tiles say so; the other blank
+    # places are of levels that a policy has no negatives of.
     tile = (WIDTH + 12 - 2) * (36 - 2)
-    assert _count(picture, EMPTY) > 0.7 * (4 + 4 + 4 + 2) * tile
+    assert 0.7 * 4 * tile < _count(picture, EMPTY)
+
+
+def test_six_policies_stand_in_three_blocks_of_equal_columns(tmp_path):
+    free = ("random-swap", "random-scar", "cutpaste", "cutpaste-scar")
+    rows = [_negative(_gradient(), name, level) for level in (4, 9) for name in ("scar", "swap")]
+    rows += [_negative(_gradient(), name, -1, repeat=n) for n in (0, 1) for name in free]
+    maps = dict.fromkeys((4, 9), _square())
+    with _write(tmp_path / "part", _gradient(), rows, maps) as negative_set:
+        picture = preview_sheet(negative_set, 1, tile_px=WIDTH)
+        image = negative_set[1].image
+    with _usual(tmp_path / "two") as negative_set:
+        two = preview_sheet(negative_set, 1, tile_px=WIDTH)
+    assert picture.shape[1] == two.shape[1]
+    assert 2 * two.shape[0] < picture.shape[0] < 3 * two.shape[0]
+    assert _times(picture, image) == 2 * 6
+    # The heading, and one in every row without saliency.
+    assert _times(picture, _gradient()) == 1 + 2 * 2
+    starts = [np.argwhere((picture == colour).all(axis=2)).min(axis=0) for colour in ANCHOR_COLOURS]
+    assert starts[0][1] == starts[2][1] == starts[4][1] < starts[1][1]
+    assert starts[1][1] == starts[3][1] == starts[5][1]
+    assert starts[0][0] == starts[1][0] < starts[2][0] == starts[3][0] < starts[4][0]
+
+
+def test_source_of_a_single_copy_is_white(tmp_path):
+    first, second = (4, 6, 10, 20), (30, 40, 10, 20)
+    edits = (Copy(first, second),)
+    pixels, mask = render(_flat(), edits, {})
+    base = _negative(_flat(), "cutpaste", -1)
+    pasted = dataclasses.replace(
+        base, edits=edits, image=pixels, mask=mask, digest=negative_digest(pixels, mask)
+    )
+    with _write(tmp_path / "part", _flat(), [pasted], {4: _square()}) as negative_set:
+        normal, negative = negative_set.normal(1), negative_set[1]
+    picture, caption = anchor_tile(normal, negative, None, "drawn anywhere", GREEN, WIDTH)
+    assert caption.endswith("from the white box")
+    for colour, (y, x, h, w) in ((SOURCE_COLOUR, first), (GREEN, second)):
+        spots = np.argwhere((picture == colour).all(axis=2))
+        assert spots.min(axis=0).tolist() == [y, x]
+        assert spots.max(axis=0).tolist() == [y + h - 1, x + w - 1]
+
+
+def test_most_salient_region_follows_the_recipe(tmp_path):
+    area = {}
+    for choice in ("max", "min"):
+        rows = [_negative(_flat(), "swap", 4, anchors=UNUSED)]
+        options = {
+            "clusters": {"k": None, "choice": choice},
+            "regions": {"kind": "most-salient", "most_salient": 1000},
+        }
+        with _write(tmp_path / choice, _flat(), rows, {4: _square()}, **options) as negative_set:
+            area[choice] = _tinted(preview_sheet(negative_set, 1, tile_px=WIDTH))
+    assert area["max"] == round(1000 * HEIGHT * WIDTH / 256**2)
+    assert area["max"] + area["min"] == HEIGHT * WIDTH
 
 
 def test_what_is_not_there_or_malformed(tmp_path):
@@ -226,6 +294,12 @@ def test_what_is_not_there_or_malformed(tmp_path):
         with (
             _usual(tmp_path / f"wrong{number}", clusters=wrong) as malformed,
             pytest.raises(SetError, match="clusters"),
+        ):
+            preview_sheet(malformed, 1)
+    for number, wrong in enumerate([[], {"kind": "otsu"}, {"kind": "most-salient"}]):
+        with (
+            _usual(tmp_path / f"regions{number}", regions=wrong) as malformed,
+            pytest.raises(SetError, match="regions"),
         ):
             preview_sheet(malformed, 1)
     with (

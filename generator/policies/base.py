@@ -24,10 +24,10 @@ class ImageContext:
         digest: its content digest, hex.
         valid_box: the part of the canvas that shows the image; the rest is padding, which no
             policy reads or changes.
-        level: id of the saliency level.
-        labels: (H, W) uint8, the cluster of each pixel, 0 for the least salient, or None where no
-            policy of the build needs saliency.
-        n_clusters: the number of clusters.
+        level: id of the saliency level, -1 for policies that need no saliency.
+        labels: (H, W) uint8, the cluster of each pixel, 0 for the least salient, or None where
+            the policy needs no saliency.
+        n_clusters: the number of clusters, 0 where there are none.
     """
 
     image: np.ndarray

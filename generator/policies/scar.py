@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from generator.anchors import check_cluster_choice, sample_pair
+from generator.anchors import AnchorPair, check_cluster_choice, sample_pair
 from generator.policies.base import (
     Draw,
     ImageContext,
     Proposal,
     check_noop_tolerance,
-    check_range,
     first_visible,
     required_labels,
 )
+from generator.policies.shapes import (
+    check_feather,
+    check_scar_shape,
+    scar_angles,
+    scar_size,
+    seam_width,
+)
 from manifests.edits import Box, Copy, footprint
-from manifests.errors import ConfigError
 
-REFERENCE_SIDE_PX = 256
+Accept = Callable[[Box, Box], bool]
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class ScarConfig:
         angle_deg: each box turns by U(-angle_deg, angle_deg), in whole hundredths of a degree.
         cluster: the anchors' cluster: "max", "min" or "random".
         noop_tolerance: scars whose mean absolute grey change is not above this are redrawn.
+        feather_px: width of the seam in which a scar fades into what was there, 0 to 64, at
+            256 px; it scales like the sides and leaves a scar's middle whole.
 
     Raises:
         ConfigError: a value is out of range, or no length is twice a width.
@@ -43,20 +51,13 @@ class ScarConfig:
     angle_deg: float = 45.0
     cluster: str = "max"
     noop_tolerance: float = 1.0
+    feather_px: float = 0.0
 
     def __post_init__(self) -> None:
-        check_range("width_px", self.width_px, lowest=1.0)
-        check_range("length_px", self.length_px, lowest=2.0)
-        if 2 * self.width_px[0] > self.length_px[1]:
-            raise ConfigError(
-                "no scar of these sides is twice as long as wide",
-                expected=f"a length of {2 * self.width_px[0]:g} px or more",
-                got=self.length_px,
-            )
-        if not 0 <= self.angle_deg <= 90:
-            raise ConfigError("angle_deg is out of range", expected="0 to 90", got=self.angle_deg)
+        check_scar_shape(self.width_px, self.length_px, self.angle_deg)
         check_cluster_choice(self.cluster)
         check_noop_tolerance(self.noop_tolerance)
+        check_feather(self.feather_px)
 
 
 class Scar:
@@ -67,7 +68,8 @@ class Scar:
 
     Source: CutSwap (arXiv 2311.18332), the scar; sizes and angles as in CutPaste
         (arXiv 2104.04015).
-    Differs: CutSwap gives no sizes, angles or rule for overlaps; CutPaste pastes one scar.
+    Differs: CutSwap gives no sizes, angles or rule for overlaps; CutPaste pastes one scar. The
+        feathered seam is ours.
     """
 
     needs = frozenset({"saliency"})
@@ -81,57 +83,82 @@ class Scar:
         Raises:
             ValueError: the context has no clusters.
         """
-        labels = required_labels(context)
-        canvas_height, canvas_width = context.image.shape[:2]
-        limit_cdeg = round(self.config.angle_deg * 100)
+        labels, config = required_labels(context), self.config
 
-        def propose() -> Proposal | None:
-            height, width = scar_size(rng, canvas_height, canvas_width, config=self.config)
-            first_cdeg, second_cdeg = rng.integers(-limit_cdeg, limit_cdeg + 1, size=2).tolist()
-
-            def edits_of(first: Box, second: Box) -> tuple[Copy, Copy]:
-                return (
-                    Copy(first, second, angle_cdeg=second_cdeg),
-                    Copy(second, first, angle_cdeg=first_cdeg),
-                )
-
-            def accept(first: Box, second: Box) -> bool:
-                return footprints_fit(
-                    edits_of(first, second), context.valid_box, canvas_height, canvas_width
-                )
-
-            pair = sample_pair(
+        def sample(height: int, width: int, accept: Accept) -> AnchorPair | None:
+            return sample_pair(
                 rng,
                 labels,
                 context.n_clusters,
                 context.valid_box,
                 height,
                 width,
-                cluster=self.config.cluster,
+                cluster=config.cluster,
                 smallest_area_frac=1.0,
                 accept=accept,
             )
-            if pair is None:
-                return None
-            edits = edits_of(pair.first, pair.second)
-            return Proposal(edits, (pair.first, pair.second), pair.fallback)
 
-        return first_visible(propose, context.image, noop_tolerance=self.config.noop_tolerance)
+        return swapped_scars(
+            rng,
+            context,
+            sample,
+            width_px=config.width_px,
+            length_px=config.length_px,
+            angle_deg=config.angle_deg,
+            noop_tolerance=config.noop_tolerance,
+            feather_px=config.feather_px,
+        )
 
 
-def scar_size(
-    rng: np.random.Generator, canvas_height: int, canvas_width: int, *, config: ScarConfig
-) -> tuple[int, int]:
-    """Draw a scar's (height, width) in whole px on this canvas, upright or lying equally often.
+def swapped_scars(
+    rng: np.random.Generator,
+    context: ImageContext,
+    sample: Callable[[int, int, Accept], AnchorPair | None],
+    *,
+    width_px: tuple[float, float],
+    length_px: tuple[float, float],
+    angle_deg: float,
+    noop_tolerance: float,
+    feather_px: float,
+) -> Draw | None:
+    """Draw a visible swap of two turned scars, wherever their anchors come from.
 
-    The length is uniform, then the width is uniform up to half the length.
+    Args:
+        rng: of the draw.
+        context: the normal.
+        sample: makes a pair of boxes of a height and a width that a condition accepts, or None
+            where there is none.
+        width_px, length_px, angle_deg, noop_tolerance, feather_px: as in `ScarConfig`.
     """
-    scale = min(canvas_height, canvas_width) / REFERENCE_SIDE_PX
-    narrow, wide = (max(1, round(side * scale)) for side in config.width_px)
-    short, long = (max(2 * narrow, round(side * scale)) for side in config.length_px)
-    length = int(rng.integers(short, long + 1))
-    width = int(rng.integers(narrow, min(wide, length // 2) + 1))
-    return (length, width) if rng.random() < 0.5 else (width, length)
+    canvas_height, canvas_width = context.image.shape[:2]
+
+    def propose() -> Proposal | None:
+        height, width = scar_size(
+            rng, canvas_height, canvas_width, width_px=width_px, length_px=length_px
+        )
+        first_cdeg, second_cdeg = scar_angles(rng, 2, angle_deg=angle_deg)
+        seam = seam_width(
+            feather_px, canvas_height, canvas_width, box_height=height, box_width=width
+        )
+
+        def edits_of(first: Box, second: Box) -> tuple[Copy, Copy]:
+            return (
+                Copy(first, second, angle_cdeg=second_cdeg, feather_px=seam),
+                Copy(second, first, angle_cdeg=first_cdeg, feather_px=seam),
+            )
+
+        def accept(first: Box, second: Box) -> bool:
+            return footprints_fit(
+                edits_of(first, second), context.valid_box, canvas_height, canvas_width
+            )
+
+        pair = sample(height, width, accept)
+        if pair is None:
+            return None
+        edits = edits_of(pair.first, pair.second)
+        return Proposal(edits, (pair.first, pair.second), pair.fallback)
+
+    return first_visible(propose, context.image, noop_tolerance=noop_tolerance)
 
 
 def footprints_fit(

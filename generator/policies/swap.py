@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from generator.anchors import check_cluster_choice, sample_pair
+from generator.anchors import AnchorPair, check_cluster_choice, sample_pair
 from generator.policies.base import (
     Draw,
     ImageContext,
     Proposal,
     check_noop_tolerance,
-    check_range,
     first_visible,
     required_labels,
 )
-from manifests.edits import Box, Copy
-from manifests.errors import ConfigError
+from generator.policies.shapes import (
+    check_feather,
+    check_patch_shape,
+    check_smallest_area,
+    patch_size,
+    seam_width,
+)
+from manifests.edits import Copy
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class SwapConfig:
         cluster: the anchors' cluster: "max", "min" or "random".
         noop_tolerance: patches whose mean absolute grey difference is not above this are redrawn.
         smallest_area_frac: floor of the shrinking where patches of the drawn size overlap.
+        feather_px: width of the seam in which a patch fades into what was there, 0 to 64, at
+            256 px; it scales with the canvas's shorter side and leaves a patch's middle whole.
 
     Raises:
         ConfigError: a value is out of range.
@@ -41,23 +48,22 @@ class SwapConfig:
     cluster: str = "max"
     noop_tolerance: float = 1.0
     smallest_area_frac: float = 0.005
+    feather_px: float = 0.0
 
     def __post_init__(self) -> None:
-        check_range("area_frac", self.area_frac, lowest=1e-6, highest=1.0)
-        check_range("aspect", self.aspect, lowest=1e-3, highest=1e3)
+        check_patch_shape(self.area_frac, self.aspect)
         check_cluster_choice(self.cluster)
         check_noop_tolerance(self.noop_tolerance)
-        if not 0 < self.smallest_area_frac <= 1:
-            raise ConfigError(
-                "smallest_area_frac is out of range", expected="0 to 1", got=self.smallest_area_frac
-            )
+        check_smallest_area(self.smallest_area_frac)
+        check_feather(self.feather_px)
 
 
 class Swap:
     """Exchanges two disjoint patches that start in the chosen saliency cluster.
 
     Source: CutSwap (arXiv 2311.18332), the swap; sizes as in CutPaste (arXiv 2104.04015).
-    Differs: CutSwap gives no patch size, no minimum difference and no rule for overlaps.
+    Differs: CutSwap gives no patch size, no minimum difference and no rule for overlaps. The
+        feathered seam is ours.
     """
 
     needs = frozenset({"saliency"})
@@ -71,39 +77,62 @@ class Swap:
         Raises:
             ValueError: the context has no clusters.
         """
-        labels = required_labels(context)
+        labels, config = required_labels(context), self.config
 
-        def propose() -> Proposal | None:
-            height, width = patch_size(rng, context.valid_box, config=self.config)
-            pair = sample_pair(
+        def sample(height: int, width: int) -> AnchorPair | None:
+            return sample_pair(
                 rng,
                 labels,
                 context.n_clusters,
                 context.valid_box,
                 height,
                 width,
-                cluster=self.config.cluster,
-                smallest_area_frac=self.config.smallest_area_frac,
+                cluster=config.cluster,
+                smallest_area_frac=config.smallest_area_frac,
             )
-            if pair is None:
-                return None
-            edits = Copy(pair.first, pair.second), Copy(pair.second, pair.first)
-            return Proposal(edits, (pair.first, pair.second), pair.fallback)
 
-        return first_visible(propose, context.image, noop_tolerance=self.config.noop_tolerance)
+        return swapped_patches(
+            rng,
+            context,
+            sample,
+            area_frac=config.area_frac,
+            aspect=config.aspect,
+            noop_tolerance=config.noop_tolerance,
+            feather_px=config.feather_px,
+        )
 
 
-def patch_size(rng: np.random.Generator, valid_box: Box, *, config: SwapConfig) -> tuple[int, int]:
-    """Draw a patch's (height, width) in px: a uniform area, and flat or tall equally often.
+def swapped_patches(
+    rng: np.random.Generator,
+    context: ImageContext,
+    sample: Callable[[int, int], AnchorPair | None],
+    *,
+    area_frac: tuple[float, float],
+    aspect: tuple[float, float],
+    noop_tolerance: float,
+    feather_px: float,
+) -> Draw | None:
+    """Draw a visible swap of two patches, wherever their anchors come from.
 
-    Where the range of aspects holds 1, one of its two halves, below and above 1, is chosen by a
-    coin and the aspect is uniform in it; otherwise it is uniform in the whole range.
-
-    Source: CutPaste (arXiv 2104.04015), aspect from (0.3, 1) or (1, 3.3).
+    Args:
+        rng: of the draw.
+        context: the normal.
+        sample: makes a pair of boxes of a height and a width, or None where there is none.
+        area_frac, aspect, noop_tolerance, feather_px: as in `SwapConfig`.
     """
-    area = rng.uniform(*config.area_frac) * valid_box[2] * valid_box[3]
-    low, high = config.aspect
-    if low < 1 < high:
-        low, high = (low, 1.0) if rng.random() < 0.5 else (1.0, high)
-    aspect = rng.uniform(low, high)
-    return max(1, round(math.sqrt(area * aspect))), max(1, round(math.sqrt(area / aspect)))
+
+    def propose() -> Proposal | None:
+        height, width = patch_size(rng, context.valid_box, area_frac=area_frac, aspect=aspect)
+        pair = sample(height, width)
+        if pair is None:
+            return None
+        h, w = pair.first[2:]  # the size that fitted, which may be smaller than the one drawn
+        canvas = context.image.shape[:2]
+        seam = seam_width(feather_px, *canvas, box_height=h, box_width=w)
+        edits = (
+            Copy(pair.first, pair.second, feather_px=seam),
+            Copy(pair.second, pair.first, feather_px=seam),
+        )
+        return Proposal(edits, (pair.first, pair.second), pair.fallback)
+
+    return first_visible(propose, context.image, noop_tolerance=noop_tolerance)

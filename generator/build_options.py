@@ -1,0 +1,221 @@
+"""The options of `build` that make up a set's recipe, and the config they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from manifests import command_line as common
+
+if TYPE_CHECKING:
+    from generator.config import BuildConfig
+
+# The paper's numbers, applied where the user typed nothing else.
+PRESETS: dict[str, dict] = {
+    "paper": {"network": "vgg16", "levels": (4, 9, 16, 23, 30), "clusters": 4, "cluster": "max"},
+}
+
+# Options that are not called like the field of BuildConfig that they set or belong to.
+_FIELDS = {
+    "area": "area_frac",
+    "clusters": "n_clusters",
+    "feather": "feather_px",
+    "preset": "network",
+    "scar_angle": "scar_angle_deg",
+    "scar_length": "scar_length_px",
+    "scar_width": "scar_width_px",
+    "weights": "network",
+}
+
+_RECIPE = (
+    common.seed_option,
+    click.option(
+        "--policies",
+        type=common.ListType(),
+        default="swap,scar",
+        show_default=True,
+        help="Kinds of negatives: swap and scar start where the image is salient; random-swap, "
+        "random-scar, cutpaste and cutpaste-scar start anywhere, as often, and need no network.",
+    ),
+    click.option("--repeats", default=1, show_default=True, help="Negatives per kind and level."),
+    click.option(
+        "--network",
+        default="efficientnet_lite0",
+        show_default=True,
+        help="Saliency network: efficientnet_lite0 (embedded), vgg16 (paper), or any timm name.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="File with the network's weights (.pth or .safetensors).",
+    ),
+    click.option(
+        "--preset", type=click.Choice(list(PRESETS)), help="paper: VGG16 and its numbers."
+    ),
+    click.option(
+        "--levels",
+        type=common.ListType(int),
+        help="Saliency levels.  [default: the network's five]",
+    ),
+    click.option(
+        "--regions",
+        type=click.Choice(["kmeans", "most-salient"]),
+        default="kmeans",
+        show_default=True,
+        help="Where anchors start: in a cluster of each saliency map, or in its brightest pixels.",
+    ),
+    click.option("--clusters", default=4, show_default=True, help="K of the k-means."),
+    click.option(
+        "--most-salient",
+        default=300,
+        show_default=True,
+        help="Pixels of --regions most-salient at 256x256; scaled with the image's area.",
+    ),
+    click.option(
+        "--cluster",
+        type=click.Choice(["max", "min", "random"]),
+        default="max",
+        show_default=True,
+        help="Region that anchors come from, by its centroid.",
+    ),
+    click.option(
+        "--area",
+        type=common.RangeType(),
+        default="0.02,0.15",
+        show_default=True,
+        help="Area of a patch, as a fraction of the image.",
+    ),
+    click.option(
+        "--aspect",
+        type=common.RangeType(),
+        default="0.3,3.3",
+        show_default=True,
+        help="Height/width of a patch.",
+    ),
+    click.option(
+        "--scar-width",
+        type=common.RangeType(),
+        default="2,16",
+        show_default=True,
+        help="Width of a scar in px at 256 px.",
+    ),
+    click.option(
+        "--scar-length",
+        type=common.RangeType(),
+        default="10,25",
+        show_default=True,
+        help="Length of a scar in px at 256 px.",
+    ),
+    click.option(
+        "--scar-angle",
+        default=45.0,
+        show_default=True,
+        help="A scar turns by up to this many degrees.",
+    ),
+    click.option(
+        "--colour-jitter",
+        default=0.1,
+        show_default=True,
+        help="Strength of the change of a cutpaste's colours, 0 to 0.4.",
+    ),
+    click.option(
+        "--feather",
+        default=0.0,
+        show_default=True,
+        help="Width in px at 256 px over which a patch blends into what is around it.",
+    ),
+    click.option(
+        "--noop-tolerance",
+        default=1.0,
+        show_default=True,
+        help="Redraw patches that differ by less than this many grey levels.",
+    ),
+    click.option(
+        "--image-size", type=common.SizeType(), default="256", show_default=True, help="Canvas."
+    ),
+    click.option(
+        "--fit",
+        type=click.Choice(["stretch", "letterbox", "crop"]),
+        default="stretch",
+        show_default=True,
+        help="How an image of another shape gets onto the canvas.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Of the saliency pass; bf16 changes the maps.",
+    ),
+    click.option(
+        "--store",
+        type=click.Choice(["pixels", "anchors"]),
+        default="pixels",
+        show_default=True,
+        help="anchors: leave the pixels of negatives out and render them on reading.",
+    ),
+    click.option("--threads", default=1, show_default=True, help="CPU threads of one worker."),
+    click.option("--batch", default=8, show_default=True, help="Images per saliency pass."),
+    click.option("--shard-images", default=16, show_default=True, help="Good images per shard."),
+)
+
+
+def recipe_options(command: Callable) -> Callable:
+    """Gives a command every option that takes part in the recipe, `--weights` and `--preset`."""
+    for option in reversed(_RECIPE):
+        command = option(command)
+    return command
+
+
+def build_config(options: Mapping[str, Any]) -> BuildConfig:
+    """The config of the typed options. Raises ConfigError where one is out of range."""
+    from generator.config import BuildConfig
+    from manifests.images import Geometry
+
+    height, width = options["image_size"]
+    return BuildConfig(
+        policies=options["policies"],
+        network=options["network"],
+        levels=options["levels"] or (),
+        regions=options["regions"],
+        n_clusters=options["clusters"],
+        most_salient=options["most_salient"],
+        cluster=options["cluster"],
+        area_frac=options["area"],
+        aspect=options["aspect"],
+        scar_width_px=options["scar_width"],
+        scar_length_px=options["scar_length"],
+        scar_angle_deg=options["scar_angle"],
+        colour_jitter=options["colour_jitter"],
+        feather_px=options["feather"],
+        noop_tolerance=options["noop_tolerance"],
+        seed=options["seed"],
+        repeats=options["repeats"],
+        geometry=Geometry(height=height, width=width, fit=options["fit"]),
+        precision=options["precision"],
+        threads=options["threads"],
+        batch=options["batch"],
+        shard_images=options["shard_images"],
+        store=options["store"],
+    )
+
+
+def idle_options(context: click.Context, config: BuildConfig, *, has_pass: bool) -> list[str]:
+    """Options that the user typed and that this build makes no use of.
+
+    Args:
+        context: of the command.
+        config: what the options made.
+        has_pass: whether a network is run.
+    """
+    typed = [
+        parameter
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    fields = {parameter.opts[0]: _FIELDS.get(parameter.name, parameter.name) for parameter in typed}
+    idle = config.idle_fields | (set() if has_pass else {"device"})
+    return [option for option, field in fields.items() if field in idle]

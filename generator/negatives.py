@@ -1,0 +1,124 @@
+"""All negatives of one normal image, drawn by every policy of the build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from generator.anchors import anchor_rng
+from generator.config import POLICY_FIELDS, BuildConfig
+from generator.policies import CONFIGS, POLICIES
+from generator.policies.base import ImageContext, Policy
+from generator.regions import Regions
+from generator.scan import ScannedImage
+from manifests.edits import Box, render
+from manifests.shard import NegativeRecord, NormalRecord, negative_digest
+
+NO_LEVEL = -1
+"""The level of negatives whose policy needs no saliency."""
+
+
+def policy_of(name: str, config: BuildConfig) -> Policy:
+    """A policy with the options of `config` that it has."""
+    chosen = {own: getattr(config, shared) for own, shared in POLICY_FIELDS[name].items()}
+    return POLICIES[name](CONFIGS[name](**chosen))
+
+
+def negatives_of_image(
+    image: ScannedImage,
+    canvas: np.ndarray,
+    valid_box: Box,
+    maps: dict[int, np.ndarray],
+    config: BuildConfig,
+    *,
+    policies: Mapping[str, Policy],
+    row: int,
+) -> tuple[NormalRecord, list[NegativeRecord]]:
+    """Draw and render: level by level first, then what needs no level.
+
+    Args:
+        image, canvas, valid_box: the normal, (H, W, 3) uint8, and the part that shows it.
+        maps: level -> (h, w) uint8 saliency; empty where no policy needs any.
+        config: the build's options.
+        policies: by name, in the build's order.
+        row: of the normal in its shard.
+
+    Returns:
+        The normal's record and those of its negatives. A draw that found nothing visible leaves
+        no record.
+    """
+    salient = {name: one for name, one in policies.items() if "saliency" in one.needs}
+    anywhere = {name: one for name, one in policies.items() if name not in salient}
+    regions = Regions.of_config(config)
+    height, width = canvas.shape[:2]
+    centres: dict[int, np.ndarray] = {}
+    negatives: list[NegativeRecord] = []
+    for level, saliency in maps.items():
+        labels, found = regions.cut(
+            saliency, height, width, valid_box, digest=image.digest, level=level
+        )
+        centres[level] = found.centroids.astype(np.float32)
+        context = ImageContext(
+            image=canvas,
+            digest=image.digest,
+            valid_box=valid_box,
+            level=level,
+            labels=labels,
+            n_clusters=found.count,
+        )
+        repeats = range(config.repeats)
+        negatives += _drawn(context, salient, repeats, seed=config.seed, row=row)
+    context = ImageContext(
+        image=canvas,
+        digest=image.digest,
+        valid_box=valid_box,
+        level=NO_LEVEL,
+        labels=None,
+        n_clusters=0,
+    )
+    repeats = range(config.draws(tuple(maps)))
+    negatives += _drawn(context, anywhere, repeats, seed=config.seed, row=row)
+    normal = NormalRecord(
+        image=canvas,
+        digest=image.digest,
+        source=image.source,
+        file_sha256=image.file_sha256,
+        canvas_box=valid_box,
+        saliency=maps,
+        centres=centres,
+    )
+    return normal, negatives
+
+
+def _drawn(
+    context: ImageContext,
+    policies: Mapping[str, Policy],
+    repeats: Sequence[int],
+    *,
+    seed: int,
+    row: int,
+) -> list[NegativeRecord]:
+    records = []
+    for name, policy in policies.items():
+        for repeat in repeats:
+            rng = anchor_rng(seed, context.digest, name, context.level, repeat)
+            drawn = policy.draw(rng, context)
+            if drawn is None:
+                continue
+            pixels, mask = drawn.rendered or render(context.image, drawn.edits, {})
+            record = NegativeRecord(
+                normal=row,
+                policy=name,
+                level=context.level,
+                repeat=repeat,
+                anchors=drawn.anchors,
+                edits=drawn.edits,
+                fallback=drawn.fallback,
+                rejections=drawn.rejections,
+                image=pixels,
+                mask=mask,
+                digest=negative_digest(pixels, mask),
+            )
+            records.append(record)
+    return records
