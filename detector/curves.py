@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from manifests.annotate import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from manifests.images import write_png
+from detector.figures import LINE_COLOURS, plain_text, unit_colour, write_figure
+from manifests.annotate import BLUE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, (60, 60, 60))
 _LINE_STYLES = ("-", "--", ":")
 
 
@@ -37,10 +36,10 @@ def plot_roc(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) ->
         axes.plot(
             fpr,
             tpr,
-            color=_unit(_LINE_COLOURS[index % len(_LINE_COLOURS)]),
-            linestyle=_LINE_STYLES[index // len(_LINE_COLOURS) % len(_LINE_STYLES)],
+            color=unit_colour(LINE_COLOURS[index % len(LINE_COLOURS)]),
+            linestyle=_LINE_STYLES[index // len(LINE_COLOURS) % len(_LINE_STYLES)],
             linewidth=1.8,
-            label=f"{area:.3f}  {_plain(name)}",
+            label=f"{area:.3f}  {plain_text(name)}",
             clip_on=False,
         )
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
@@ -50,7 +49,7 @@ def plot_roc(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) ->
     if curves:
         place_of = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)} if is_long else {}
         axes.legend(title="AUROC", frameon=False, alignment="left", **place_of)
-    _write_figure(path, figure)
+    write_figure(path, figure)
 
 
 def plot_histograms(
@@ -76,8 +75,8 @@ def plot_histograms(
         axes.hist(
             scores,
             bins=edges,
-            color=(*_unit(colour), 0.35),
-            edgecolor=_unit(colour),
+            color=(*unit_colour(colour), 0.35),
+            edgecolor=unit_colour(colour),
             histtype="stepfilled",
             linewidth=1.4,
             label=f"{len(scores)} {name}, {flagged} called defective",
@@ -99,10 +98,10 @@ def plot_histograms(
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("image score")
     axes.set_ylabel("images")
-    axes.set_title(_plain(title) or "Image scores", loc="left", fontweight="bold")
+    axes.set_title(plain_text(title) or "Image scores", loc="left", fontweight="bold")
     # Above the axes, where it cannot hide a bar.
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderpad=0)
-    _write_figure(path, figure)
+    write_figure(path, figure)
 
 
 def _figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
@@ -114,19 +113,3 @@ def _figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _write_figure(path: Path, figure: Figure) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    write_png(path, np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3]))
-
-
-def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    return colour[0] / 255, colour[1] / 255, colour[2] / 255
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # else matplotlib reads what lies between two as mathematics

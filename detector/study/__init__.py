@@ -1,0 +1,1 @@
+"""The comparison of arms over seeds: cells, their statistics, tables and plots."""

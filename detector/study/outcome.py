@@ -1,0 +1,238 @@
+"""What a study found: cells as table rows, with differences and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from detector.study.cell_scores import CellScores
+from detector.study.cells import Cell
+from detector.study.plan import Claim, Plan, Table
+from detector.study.statistics import Resampled, difference_of, estimate_of, resample
+from detector.study.tables import Row
+from detector.study.validation import validation_split
+
+REPLICATES = 1000
+MEAN = "mean of the categories"
+
+
+@dataclass(frozen=True)
+class TableOutcome:
+    """One table at one coreset on one category, or on the mean of all.
+
+    Attributes:
+        data: the category's name, or `MEAN`.
+        rows: arms that have scores, the baseline among them.
+        claims: row of each claim that could be judged, with what was claimed.
+        missing: labels of arms without scores.
+        n_good, n_defective: test images that count.
+    """
+
+    table: Table
+    data: str
+    coreset: float
+    rows: tuple[Row, ...]
+    claims: tuple[tuple[Claim, Row], ...]
+    missing: tuple[str, ...]
+    network: str
+    n_good: int
+    n_defective: int
+
+
+class Outcomes:
+    """Reads a plan's finished cells and compares them.
+
+    Args:
+        plan: what is compared.
+        cells: of the plan; those without scores are left out.
+        replicates: draws of the bootstrap.
+
+    Raises:
+        ModelError: damaged scores, or scores of other test images.
+    """
+
+    def __init__(self, plan: Plan, cells: Sequence[Cell], *, replicates: int = REPLICATES) -> None:
+        self._plan = plan
+        self._replicates = replicates
+        self._cells = [cell for cell in cells if cell.is_done]
+        self._scores: dict[str, CellScores] = {}
+        self._resampled: dict[tuple, Resampled] = {}
+        names = dict.fromkeys(cell.data.category.name for cell in cells)
+        self.categories = tuple(names)
+
+    def tables(self) -> list[TableOutcome]:
+        """Every table at every coreset on every category, and on their mean where several.
+
+        Left out are those in which no arm can be compared: for want of scores, or of good or
+        defective test images in the part that counts.
+        """
+        found = []
+        several = (MEAN,) if len(self.categories) > 1 else ()
+        for table in self._plan.tables:
+            for data in (*self.categories, *several):
+                for coreset in table.coresets:
+                    outcome = self._table(table, data, coreset)
+                    if outcome is not None:
+                        found.append(outcome)
+        return found
+
+    def _table(self, table: Table, data: str, coreset: float) -> TableOutcome | None:
+        wanted = dict.fromkeys((table.baseline, *table.arms))
+        seeds = {name: self._seeds(data, name, coreset) for name in wanted}
+        present = [name for name in wanted if seeds[name]]
+        if table.baseline not in present or len(present) < 2:
+            return None
+        rows = []
+        for name in present:
+            rows.append(self._row(table, data, coreset, name, seeds, claim=None))
+        if not any(found for row in rows for found in row.differences.values()):
+            return None
+        claims = []
+        for claim in table.claims:
+            at = claim.coresets or table.coresets
+            own = {n: self._seeds(data, n, coreset) for n in (claim.arm, claim.against)}
+            if coreset in at and all(own.values()):
+                claims.append((claim, self._row(table, data, coreset, claim.arm, own, claim=claim)))
+        one = self._cell(self._names(data)[0], table.baseline, coreset, seeds[table.baseline][0])
+        networks = dict.fromkeys(
+            cell.config.network
+            for cell in self._cells
+            if cell.arm.name in present and cell.data.category.name in self._names(data)
+        )
+        labels = [
+            (scores.labels, self._subset(scores)) for scores in self._one_each(data, one, table)
+        ]
+        return TableOutcome(
+            table=table,
+            data=data,
+            coreset=coreset,
+            rows=tuple(rows),
+            claims=tuple(claims),
+            missing=tuple(self._plan.by_name[n].label for n in wanted if n not in present),
+            network=", ".join(networks),
+            n_good=sum(int((~label & subset).sum()) for label, subset in labels),
+            n_defective=sum(int((label & subset).sum()) for label, subset in labels),
+        )
+
+    def _row(
+        self,
+        table: Table,
+        data: str,
+        coreset: float,
+        name: str,
+        seeds: Mapping[str, tuple[int, ...]],
+        *,
+        claim: Claim | None,
+    ) -> Row:
+        against = table.baseline if claim is None else claim.against
+        metrics = table.metrics if claim is None else claim.metrics
+        both = tuple(seed for seed in seeds[name] if seed in seeds[against])
+        own = self._arm(data, name, coreset, seeds[name], metrics)
+        differences = {}
+        if name != against and both:
+            paired = [self._arm(data, arm, coreset, both, metrics) for arm in (name, against)]
+            differences = {metric: difference_of(*paired, metric) for metric in metrics}
+        return Row(
+            label=self._plan.by_name[name].label,
+            n_seeds=len(seeds[name]),
+            estimates={metric: estimate_of(own, metric) for metric in metrics},
+            differences=differences,
+            claim=None if claim is None else claim.kind,
+            margin=0.0 if claim is None else claim.margin,
+        )
+
+    def _arm(
+        self, data: str, name: str, coreset: float, seeds: tuple[int, ...], metrics: Sequence[str]
+    ) -> Resampled:
+        key = (data, name, coreset, seeds, tuple(metrics))
+        if key in self._resampled:
+            return self._resampled[key]
+        if data == MEAN:
+            found = mean_of(
+                [self._arm(one, name, coreset, seeds, metrics) for one in self.categories]
+            )
+        else:
+            cells = [self._cell(data, name, coreset, seed) for seed in seeds]
+            found = resample(
+                cells,
+                metrics=metrics,
+                subset=self._subset(cells[0]),
+                replicates=self._replicates,
+                seed=self.categories.index(data),  # draws of different categories are independent
+            )
+        self._resampled[key] = found
+        return found
+
+    def _subset(self, scores: CellScores) -> np.ndarray:
+        is_validation = validation_split(
+            scores.sources.tolist(),
+            scores.defects.tolist(),
+            seed=self._plan.validation_seed,
+            share=self._plan.validation_share,
+        )
+        return is_validation if self._plan.split == "validation" else ~is_validation
+
+    def _names(self, data: str) -> tuple[str, ...]:
+        return self.categories if data == MEAN else (data,)
+
+    def _one_each(self, data: str, one: CellScores, table: Table) -> list[CellScores]:
+        if data != MEAN:
+            return [one]
+        found = []
+        for name in self.categories:
+            cell = next(
+                cell
+                for cell in self._cells
+                if cell.data.category.name == name and cell.arm.name == table.baseline
+            )
+            found.append(self._load(cell))
+        return found
+
+    def _seeds(self, data: str, name: str, coreset: float) -> tuple[int, ...]:
+        """Seeds whose scores are there, on every category that is asked for."""
+        names = self._names(data)
+        return tuple(
+            seed
+            for seed in self._plan.seeds
+            if all(self._find(one, name, coreset, seed) is not None for one in names)
+        )
+
+    def _find(self, data: str, name: str, coreset: float, seed: int) -> Cell | None:
+        for cell in self._cells:
+            own = (cell.data.category.name, cell.arm.name, cell.seed)
+            if own == (data, name, seed) and cell.coreset in (coreset, None):
+                return cell
+        return None
+
+    def _cell(self, data: str, name: str, coreset: float, seed: int) -> CellScores:
+        cell = self._find(data, name, coreset, seed)
+        assert cell is not None, (data, name, coreset, seed)
+        return self._load(cell)
+
+    def _load(self, cell: Cell) -> CellScores:
+        if cell.key not in self._scores:
+            self._scores[cell.key] = CellScores.load(cell.path)
+        return self._scores[cell.key]
+
+
+def mean_of(parts: Sequence[Resampled]) -> Resampled:
+    """The unweighted mean of one arm over categories, seed by seed and draw by draw.
+
+    Args:
+        parts: of the same seeds and numbers of draws; the draws of different categories must be
+            independent of each other.
+
+    Source: ours.
+    """
+    metrics = parts[0].values
+    return Resampled(
+        images=tuple(image for part in parts for image in part.images),
+        draw=parts[0].draw,
+        values={name: np.mean([part.values[name] for part in parts], axis=0) for name in metrics},
+        replicates={
+            name: np.mean([part.replicates[name] for part in parts], axis=0) for name in metrics
+        },
+        n_images={name: sum(part.n_images[name] for part in parts) for name in metrics},
+    )

@@ -1,0 +1,211 @@
+"""Plots of a comparison as PNG files: differences to a baseline, and a setting against a metric."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detector.figures import LINE_COLOURS, plain_text, unit_colour, write_figure
+from detector.study.statistics import Difference, Estimate
+from detector.study.tables import METRIC_NAMES, Row
+from manifests.annotate import BLUE, INK, VERMILION
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_WIDTH_IN, _DPI = 7.2, 140  # 1008 px
+_PANELS_PER_LINE = 3
+_LABEL_CHARS = 26
+_UNDECIDED = (110, 110, 110)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def plot_differences(
+    path: Path, rows: Sequence[Row], metrics: Sequence[str], *, title: str, baseline: str
+) -> None:
+    """Writes a forest plot: per metric a panel, per arm the difference to the baseline.
+
+    Arms stand from top to bottom as given, those without any difference left out. An interval that
+    excludes 0 has a filled mark, one that contains it a hollow grey one.
+
+    Args:
+        path: PNG file to write, 1008 px wide.
+        rows: arms with their differences.
+        metrics: keys of `METRIC_NAMES`.
+        title: heading.
+        baseline: label of the arm that the differences are to.
+
+    Raises:
+        OutputError: the file cannot be written.
+        ValueError: no arm has a difference in any of the metrics.
+
+    Source: ours.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if any(row.differences.get(metric) for metric in metrics)]
+    if not shown:
+        raise ValueError("no arm has a difference in any of the metrics")
+    lines = -(-len(metrics) // _PANELS_PER_LINE)
+    per_line = min(len(metrics), _PANELS_PER_LINE)
+    height_in = 0.9 + lines * (0.75 + 0.3 * len(shown))
+    figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained")
+    panels = figure.subplots(lines, per_line, squeeze=False, sharey=True)
+    for index, axes in enumerate(panels.flat):
+        if index >= len(metrics):
+            axes.remove()
+            continue
+        _forest(axes, shown, metrics[index])
+    figure.suptitle(plain_text(title), x=0.01, ha="left", fontweight="bold", fontsize=12)
+    figure.supxlabel(
+        f"difference to {plain_text(baseline)}, 95 % interval; filled: excludes 0", fontsize=10
+    )
+    write_figure(path, figure)
+
+
+def plot_curve(
+    path: Path,
+    xs: Sequence[float] | Sequence[str],
+    series: Mapping[str, Sequence[Estimate | None]],
+    *,
+    title: str,
+    x_label: str,
+    metric: str,
+    is_log: bool = False,
+    reference: tuple[str, Estimate] | None = None,
+) -> None:
+    """Writes a metric against a setting as a PNG, with the 95 % interval of every point.
+
+    Args:
+        path: PNG file to write, 1008 px wide.
+        xs: values of the setting: numbers, or names that are spaced evenly in the order given.
+        series: label -> estimate per x, None where there is none.
+        title: heading.
+        x_label: name of the setting.
+        metric: key of `METRIC_NAMES`.
+        is_log: logarithmic x axis; needs positive numbers.
+        reference: label and estimate of an arm without the setting, drawn as a band.
+
+    Raises:
+        OutputError: the file cannot be written.
+        ValueError: a series of another length than `xs`, or names on a logarithmic axis.
+
+    Source: ours.
+    """
+    from matplotlib.figure import Figure
+
+    has_names = any(isinstance(x, str) for x in xs)
+    if is_log and (has_names or min(xs) <= 0):
+        raise ValueError("a logarithmic axis needs positive numbers")
+    for label, points in series.items():
+        if len(points) != len(xs):
+            raise ValueError(f"{label!r} has {len(points)} points for {len(xs)} values")
+    places = np.arange(len(xs), dtype=float) if has_names else np.array(xs, dtype=float)
+    if is_log:
+        places = np.log10(places)
+    figure = Figure(figsize=(_WIDTH_IN, 4.0), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    _style(axes)
+    if reference is not None:
+        name, band = reference
+        axes.axhspan(band.low, band.high, color="0.93", zorder=0)
+        axes.axhline(band.mean, color="0.35", linewidth=1.4, linestyle="--", label=plain_text(name))
+    reach = float(np.ptp(places)) or 1.0
+    for index, (label, points) in enumerate(series.items()):
+        # Somewhat apart, so that intervals at the same x do not hide each other.
+        moved = places + 0.014 * reach * (index - (len(series) - 1) / 2)
+        known = [(x, point) for x, point in zip(moved, points, strict=True) if point is not None]
+        axes.errorbar(
+            [x for x, _ in known],
+            [point.mean for _, point in known],
+            yerr=[
+                [point.mean - point.low for _, point in known],
+                [point.high - point.mean for _, point in known],
+            ],
+            color=unit_colour(LINE_COLOURS[index % len(LINE_COLOURS)]),
+            marker=_MARKERS[index % len(_MARKERS)],
+            markersize=6,
+            linewidth=1.6,
+            elinewidth=1.4,
+            capsize=3.5,
+            label=plain_text(label),
+        )
+    axes.set_xlim(places.min() - 0.06 * reach, places.max() + 0.06 * reach)
+    axes.set_xticks(places, [plain_text(x) if isinstance(x, str) else f"{x:g}" for x in xs])
+    axes.set_xlabel(plain_text(x_label))
+    axes.set_ylabel(f"{METRIC_NAMES[metric]}, 95 % interval")
+    axes.set_title(plain_text(title), loc="left", fontweight="bold")
+    if len(series) + (reference is not None) > 1:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    write_figure(path, figure)
+
+
+def _forest(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+    from matplotlib.ticker import MultipleLocator
+
+    _style(axes)
+    axes.grid(axis="y", visible=False)
+    axes.axvline(0, color="0.35", linewidth=1.2, zorder=1)
+    for place, row in enumerate(rows):
+        difference = row.differences.get(metric)
+        if difference is None:
+            continue
+        colour = unit_colour(_colour(difference))
+        axes.plot(
+            [difference.low, difference.high],
+            [place, place],
+            color=colour,
+            linewidth=2.2,
+            solid_capstyle="butt",
+            marker="|",
+            markersize=7,
+        )
+        is_decided = difference.low > 0 or difference.high < 0
+        axes.plot(
+            difference.mean,
+            place,
+            marker="o",
+            markersize=7,
+            markeredgewidth=1.6,
+            markeredgecolor=colour,
+            markerfacecolor=colour if is_decided else "white",
+            zorder=3,
+        )
+    axes.set_yticks(range(len(rows)), [_wrapped(row.label) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.margins(x=0.08)
+    step = _tick_step(*axes.get_xlim())
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.4g}" if abs(x) > step / 2 else "0")
+    axes.tick_params(axis="y", length=0, labelsize=9.5)
+    axes.tick_params(axis="x", labelsize=8.5)
+    axes.set_title(METRIC_NAMES[metric], loc="left", fontsize=10, color=unit_colour(INK))
+
+
+def _tick_step(low: float, high: float) -> float:
+    """The smallest of 1, 2 and 5 times a power of ten that gives two to five ticks."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 10))
+    steps = (factor * power for factor in (1, 2, 5, 10, 20, 50))
+    return next(step for step in steps if math.floor(high / step) - math.ceil(low / step) < 5)
+
+
+def _wrapped(label: str) -> str:
+    # A long label would leave no room for the panels.
+    return "\n".join(textwrap.wrap(plain_text(label), _LABEL_CHARS)) or " "
+
+
+def _colour(difference: Difference) -> tuple[int, int, int]:
+    if difference.low > 0:
+        return BLUE
+    return VERMILION if difference.high < 0 else _UNDECIDED
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)

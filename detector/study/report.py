@@ -1,0 +1,145 @@
+"""A study's report: one Markdown page with a table, a plot and verdicts per question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from detector.study.cells import Cell
+from detector.study.outcome import REPLICATES, TableOutcome
+from detector.study.plan import Plan
+from detector.study.plots import plot_differences
+from detector.study.runner import RunSummary
+from detector.study.tables import csv_text, markdown_table, verdict_line
+from manifests.atomic import write_atomic
+from manifests.durations import duration
+from manifests.errors import OutputError
+
+REPORT = "report.md"
+
+
+def write_report(
+    out: Path, plan: Plan, outcomes: Sequence[TableOutcome], cells: Sequence[Cell], run: RunSummary
+) -> Path:
+    """Writes `report.md`, `tables/*.csv` and `plots/*.png`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        for name in ("tables", "plots"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror or error}", path=out) from error
+    lines = [f"# {plan.name}", "", *_about(plan, outcomes, cells, run)]
+    title = None
+    for outcome in outcomes:
+        if outcome.table.title != title:
+            title = outcome.table.title
+            lines += [f"## {title}", ""]
+            lines += [outcome.table.note, ""] if outcome.table.note else []
+        lines += _section(out, plan, outcome)
+    path = out / REPORT
+    write_atomic(path, ("\n".join(lines).rstrip() + "\n").encode())
+    return path
+
+
+def verdict_lines(outcome: TableOutcome, plan: Plan) -> list[str]:
+    """The claims of one table at one coreset, a line each."""
+    lines = []
+    for claim, row in outcome.claims:
+        for metric in claim.metrics:
+            if row.differences.get(metric) is None:
+                continue
+            line = verdict_line(
+                row,
+                metric,
+                data=outcome.data,
+                network=outcome.network,
+                coreset=outcome.coreset,
+                baseline=plan.by_name[claim.against].label,
+            )
+            lines.append(line + (f". Paper: {claim.paper}" if claim.paper else ""))
+    return lines
+
+
+def _about(
+    plan: Plan, outcomes: Sequence[TableOutcome], cells: Sequence[Cell], run: RunSummary
+) -> list[str]:
+    share = f"{100 * plan.validation_share:g} %"
+    if plan.split == "validation":
+        part = (
+            f"These figures choose settings. They are of the validation part alone, {share} of the "
+            f"test images by defect type (seed {plan.validation_seed}), and are not to be reported "
+            "as results."
+        )
+    else:
+        part = (
+            f"The validation part ({share} of the test images by defect type, seed "
+            f"{plan.validation_seed}), on which settings are chosen, is left out of every figure."
+        )
+    lines = [plan.note, ""] if plan.note else []
+    lines += [part, ""]
+    if outcomes:
+        lines += [
+            "Intervals are 95 %: Student's t over seeds and a bootstrap of the test images within "
+            f"each defect type ({REPLICATES} draws), their half-widths added as squares. A seed is "
+            "that of the coreset and, where an extractor is trained, of its training. The negative "
+            "sets are built once and are the same for all seeds.",
+            "",
+        ]
+    else:
+        lines += [
+            "No table: no arm and its baseline are finished, or the part of the test images that "
+            "counts has no good or no defective ones.",
+            "",
+        ]
+    if not run.is_whole:
+        lines += [f"**{run.total - run.done} of {run.total} cells are still missing.**", ""]
+    seconds = _seconds(cells)
+    if seconds:
+        lines += [f"Training, banks and scores took {duration(seconds)} of computing.", ""]
+    return lines
+
+
+def _seconds(cells: Sequence[Cell]) -> float:
+    trained: dict[str, float] = {}
+    scored: dict[str, float] = {}
+    for cell in cells:
+        if cell.is_done and cell.record_path.is_file():
+            record = json.loads(cell.record_path.read_bytes())
+            trained[cell.extractor_key] = record["train_seconds"]
+            scored[cell.key] = record["bank_and_score_seconds"]
+    return sum(trained.values()) + sum(scored.values())
+
+
+def _section(out: Path, plan: Plan, outcome: TableOutcome) -> list[str]:
+    table = outcome.table
+    baseline = plan.by_name[table.baseline].label
+    stem = f"{outcome.data.replace(' ', '-')}-{table.name}-{outcome.coreset:g}"
+    title = f"{outcome.data}, coreset {outcome.coreset:g}"
+    counts = f"{outcome.n_good} good and {outcome.n_defective} defective test images"
+    note = (
+        counts + (f"; not run yet: {', '.join(outcome.missing)}" if outcome.missing else "") + "."
+    )
+    lines = [
+        markdown_table(title, outcome.rows, table.metrics, baseline=baseline, note=note),
+        f"![differences to {baseline}](plots/{stem}.png)",
+        "",
+    ]
+    write_atomic(
+        out / "tables" / f"{stem}.csv",
+        csv_text(outcome.rows, table.metrics, baseline=baseline).encode(),
+    )
+    plot_differences(
+        out / "plots" / f"{stem}.png",
+        outcome.rows,
+        table.metrics,
+        title=f"{table.title}: {title}",
+        baseline=baseline,
+    )
+    verdicts = verdict_lines(outcome, plan)
+    if verdicts:
+        lines += [f"- {line}" for line in verdicts] + [""]
+    return lines

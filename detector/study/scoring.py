@@ -1,0 +1,117 @@
+"""Scores of cells that share an extractor: features are computed once, banks chosen per cell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from detector.detectors import Detector, Scores
+from detector.evaluate import TestImages, evaluation_of
+from detector.pipeline import make_detector, normal_batches
+from detector.study.cell_scores import CellScores, cell_scores
+from detector.study.cells import Cell, digest_of
+from detector.study.extractors import Extractor
+from manifests.negative_set import NegativeSet
+
+Progress = Callable[[str, str], Callable]
+
+
+def score_cells(
+    cells: Sequence[Cell],
+    extractor: Extractor,
+    negative_set: NegativeSet,
+    tests: TestImages,
+    *,
+    device: str,
+    make_progress: Progress,
+) -> Iterator[tuple[Cell, CellScores, float]]:
+    """Fits and scores cells of one extractor.
+
+    Args:
+        cells: of one extractor and one set geometry.
+        tests: the category's test images on the set's canvas.
+
+    Yields:
+        each cell with its scores and the seconds that its own part took.
+
+    Raises:
+        ModelError: a detector that cannot be fitted.
+    """
+    for group in _sharing_features(cells):
+        if group[0].config.detector == "patchcore":
+            yield from _score_banks(group, extractor, negative_set, tests, device, make_progress)
+            continue
+        for cell in group:
+            started = time.monotonic()
+            detector = _detector(cell, extractor, negative_set, device)
+            detector.fit(normal_batches(negative_set, cell.config.batch))
+            scores = detector.score(tests.canvases, tests.truth.boxes)
+            yield cell, cell_scores(evaluation_of(tests.truth, scores)), time.monotonic() - started
+
+
+def _sharing_features(cells: Sequence[Cell]) -> list[list[Cell]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        config = cell.config
+        shared = {
+            "detector": config.detector,
+            "stages": config.stages,
+            "with_untuned": config.with_untuned,
+            "precision": config.precision,
+            "batch": config.batch,
+        }
+        groups.setdefault(digest_of(shared), []).append(cell)
+    return list(groups.values())
+
+
+def _score_banks(
+    cells: Sequence[Cell],
+    extractor: Extractor,
+    negative_set: NegativeSet,
+    tests: TestImages,
+    device: str,
+    make_progress: Progress,
+) -> Iterator[tuple[Cell, CellScores, float]]:
+    first = _detector(cells[0], extractor, negative_set, device)
+    batch = cells[0].config.batch
+    label = f"{cells[0].arm.name} seed {cells[0].seed}: features"
+    progress = make_progress(label, "images")
+    total = negative_set.n_normals + len(tests)
+    training = first.collect(
+        normal_batches(negative_set, batch, progress=lambda done, _: progress(done, total))
+    )
+    parts: list[tuple[torch.Tensor, np.ndarray, np.ndarray]] = []
+    done = negative_set.n_normals
+    for canvases, boxes in tests.batches(batch):
+        patches, valid, checked = first.patches(canvases, boxes)
+        parts.append((patches.cpu(), valid, checked))
+        done += len(canvases)
+        progress(done, total)
+    for cell in cells:
+        started = time.monotonic()
+        detector = _detector(cell, extractor, negative_set, device)
+        detector.fit_features(training)
+        found = [
+            detector.score_features(patches.to(device), valid, boxes)
+            for patches, valid, boxes in parts
+        ]
+        scores = Scores(
+            np.concatenate([scores.image for scores in found]),
+            np.concatenate([scores.map for scores in found]),
+        )
+        yield cell, cell_scores(evaluation_of(tests.truth, scores)), time.monotonic() - started
+
+
+def _detector(
+    cell: Cell, extractor: Extractor, negative_set: NegativeSet, device: str
+) -> Detector:
+    return make_detector(
+        cell.config,
+        extractor.network,
+        negative_set.geometry,
+        untuned=extractor.untuned if cell.config.with_untuned else None,
+        device=device,
+    )
