@@ -1,4 +1,4 @@
-"""Saliency-guided synthetic negatives and a PatchCore detector for visual inspection.
+"""Saliency-guided synthetic negatives and detectors trained on them for visual inspection.
 
 The small public API; the command lines `cutswap-gen` and `cutswap-det` are built on the same
 functions.
@@ -27,7 +27,8 @@ from manifests.verify import verify_set
 if TYPE_CHECKING:
     from detector.config import FitConfig
     from detector.model import load_model
-    from detector.pipeline import evaluate_models, fit_model, score_images
+    from detector.pipeline import evaluate_models, fit_model
+    from detector.scoring import score_images
     from generator.config import BuildConfig
     from generator.pipeline import build_set
     from manifests.datasets import open_data
@@ -43,7 +44,7 @@ _LAZY = {
     "fit_model": "detector.pipeline",
     "load_model": "detector.model",
     "open_data": "manifests.datasets",
-    "score_images": "detector.pipeline",
+    "score_images": "detector.scoring",
 }
 
 __all__ = [

@@ -1,20 +1,16 @@
-"""`cutswap-det`: fit, score, eval."""
+"""`cutswap-det`: fit, score, eval, compare."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from detector.fit_options import PRESETS, fit_config, fit_options
 from manifests import command_line as common
 from manifests.errors import ConfigError, ModelError
-
-PRESETS: dict[str, dict] = {
-    "paper": {"network": "resnet18", "schedule": "paper", "coreset": 0.001},
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,9 +19,10 @@ def main() -> None:
     """Train a detector from negative sets, then score, localise and evaluate.
 
     \b
-    cutswap-det fit shards --out models          extractor, memory bank, thresholds
+    cutswap-det fit shards --out models          extractor, detector, thresholds
     cutswap-det score models/part photos/        a verdict per image
     cutswap-det eval models mvtec/ --out results  AUROC, AUPRO, curves, cases
+    cutswap-det compare plan.toml --out study    does it help? tables with intervals
     """
 
 
@@ -33,90 +30,7 @@ def main() -> None:
 @click.argument("shards", type=click.Path(path_type=Path))
 @common.out_option("Folder for the models, one subfolder per category.", required=True)
 @common.seed_option
-@click.option(
-    "--network",
-    default="efficientnet_lite0",
-    show_default=True,
-    help="Extractor: efficientnet_lite0 (embedded), resnet18 (paper), or any timm name.",
-)
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    help="File with the network's weights (.pth or .safetensors).",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    help="paper: ResNet18, its schedule, coreset 0.001.",
-)
-@click.option(
-    "--schedule",
-    type=click.Choice(["gentle", "paper"]),
-    help="Training schedule; single options below win over it.  [default: gentle]",
-)
-@click.option(
-    "--updates",
-    type=click.IntRange(min=0),
-    help="Training updates; 0 leaves the extractor untuned.  [default: of the schedule]",
-)
-@click.option("--lr", type=float, help="Learning rate.  [default: of the schedule]")
-@click.option(
-    "--freeze-bn/--train-bn",
-    default=None,
-    help="Batch-norm statistics in training.  [default: of the schedule]",
-)
-@click.option(
-    "--frozen-start",
-    type=click.IntRange(min=0),
-    help="Updates that train the head only.  [default: of the schedule]",
-)
-@click.option(
-    "--freeze-stages",
-    type=click.IntRange(min=0, max=5),
-    help="Keep the stem and the stages below this one as they are.  [default: of the schedule]",
-)
-@click.option("--batch", default=32, show_default=True, help="Normals, and as many of each kind.")
-@click.option("--momentum", default=0.9, show_default=True, help="SGD momentum.")
-@click.option("--weight-decay", default=3e-5, show_default=True, help="SGD weight decay.")
-@click.option("--jitter", default=0.1, show_default=True, help="Colour jitter, all classes alike.")
-@click.option(
-    "--checkpoint-every", default=8, show_default=True, help="Updates between checkpoints."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Of training; auto takes bf16 where the processor is fast at it.",
-)
-@click.option(
-    "--feature-precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="Of the features in the bank and in scoring.",
-)
-@click.option(
-    "--stages",
-    type=common.ListType(int),
-    default="2,3",
-    show_default=True,
-    help="Stages that feed the bank; stage s has stride 2^(s+1).",
-)
-@click.option("--coreset", default=0.01, show_default=True, help="Share of patches in the bank.")
-@click.option("--coreset-max", type=click.IntRange(min=1), help="At most this many patches.")
-@click.option(
-    "--projection-dim", default=128, show_default=True, help="Dimensions of the coreset search."
-)
-@click.option("--sigma", default=4.0, show_default=True, help="Blur of the map in px at 256 px.")
-@click.option("--reweight", is_flag=True, help="PatchCore's neighbourhood reweighting.")
-@click.option(
-    "--false-alarm-rate",
-    default=0.01,
-    show_default=True,
-    help="Share of good parts that may exceed the thresholds.",
-)
-@click.option("--batch-images", default=8, show_default=True, help="Images per feature pass.")
+@fit_options
 @common.device_option
 @common.category_option
 @common.overwrite_option
@@ -125,7 +39,7 @@ def main() -> None:
 @click.pass_context
 @common.domain_errors
 def fit(context: click.Context, **options) -> None:
-    """Train the extractor on negative sets and build the memory bank.
+    """Train the extractor on negative sets and fit the detector.
 
     SHARDS is what `cutswap-gen build` wrote: one category's folder or a root of several. An
     interrupted run goes on from its last checkpoint.
@@ -133,6 +47,7 @@ def fit(context: click.Context, **options) -> None:
     \b
     cutswap-det fit shards --out models
     cutswap-det fit shards --out untuned --updates 0 --coreset 0.001
+    cutswap-det fit shards --out gaussian --detector gaussian
     """
     common.apply_preset(context, options, PRESETS)
     from detector.describe import describe_fit
@@ -143,8 +58,9 @@ def fit(context: click.Context, **options) -> None:
 
     keep_freed_memory()
     device = resolve_device(options["device"])
-    config = _fit_config(options, device)
-    folders = _chosen(find_sets(options["shards"]), options["categories"])
+    config = fit_config(context, options, device)
+    found = find_sets(options["shards"])
+    folders = common.chosen(found, options["categories"], options["shards"])
     quiet = options["quiet"]
     summaries = []
     for folder in folders:
@@ -164,61 +80,6 @@ def fit(context: click.Context, **options) -> None:
             click.echo(describe_fit(summary))
     if options["as_json"]:
         click.echo(json.dumps([summary.to_json() for summary in summaries], indent=1))
-
-
-def _fit_config(options: dict, device: str):
-    from detector.config import DEFAULT_SCHEDULE, FitConfig, scheduled
-    from detector.train_config import TrainConfig
-    from manifests.weights import has_fast_bf16
-
-    precision = options["precision"]
-    if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
-    train = scheduled(TrainConfig(), options["schedule"] or DEFAULT_SCHEDULE)
-    overrides = {
-        name: options[name]
-        for name in ("updates", "lr", "freeze_bn", "frozen_start", "freeze_stages")
-        if options[name] is not None
-    }
-    train = replace(
-        train,
-        batch=options["batch"],
-        momentum=options["momentum"],
-        weight_decay=options["weight_decay"],
-        jitter=options["jitter"],
-        checkpoint_every=options["checkpoint_every"],
-        precision=precision,
-        seed=options["seed"],
-        **overrides,
-    )
-    return FitConfig(
-        network=options["network"],
-        train=train,
-        stages=options["stages"],
-        coreset_ratio=options["coreset"],
-        coreset_max=options["coreset_max"],
-        projection_dim=options["projection_dim"],
-        sigma_px=options["sigma"],
-        reweight=options["reweight"],
-        false_alarm_rate=options["false_alarm_rate"],
-        precision=options["feature_precision"],
-        batch=options["batch_images"],
-        seed=options["seed"],
-    )
-
-
-def _chosen(folders: list[Path], categories: tuple[str, ...]) -> list[Path]:
-    if not categories:
-        return folders
-    named = {folder.name: folder for folder in folders}
-    missing = [name for name in categories if name not in named]
-    if missing:
-        raise ConfigError(
-            f"no category {missing[0]} here",
-            expected=", ".join(sorted(named)),
-            hint="change --category",
-        )
-    return [named[name] for name in categories]
 
 
 @main.command()
@@ -259,7 +120,7 @@ def score(
     """
     from detector.describe import score_lines
     from detector.model import find_models
-    from detector.pipeline import score_images
+    from detector.scoring import score_images
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
@@ -338,9 +199,7 @@ def eval_(
     from manifests.weights import resolve_device
 
     keep_freed_memory()
-    folders = find_models(models)
-    if categories:
-        folders = _chosen(folders, categories)
+    folders = common.chosen(find_models(models), categories, models)
     found = open_data(data, format=data_format, train_list=train_list)
     pairs = _pair(folders, found, models)
     results = evaluate_models(
@@ -360,6 +219,112 @@ def eval_(
     else:
         click.echo(results_table([result.row() for result in results]))
         click.echo(f"pictures and scores in {out}")
+
+
+@main.command()
+@click.argument("plan", required=False, type=click.Path(path_type=Path))
+@common.out_option("Folder of the study; a later run goes on from what is there.", required=True)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="NAME=PATH[,train_list=FILE]",
+    help="Data folder, in place of the plan's of that name (repeatable).",
+)
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME:OPTION=VALUE,...",
+    help="Without a plan: a negative set and its options of build (repeatable).",
+)
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    metavar="NAME:OPTION=VALUE,...",
+    help="Without a plan: an arm and its options of fit; set=NAME names its set (repeatable).",
+)
+@click.option("--baseline", help="Without a plan: the arm to compare with.  [default: the first]")
+@click.option("--coresets", type=common.ListType(float), help="Instead of the plan's coresets.")
+@click.option("--seeds", type=common.ListType(int), help="Instead of the plan's seeds.")
+@click.option(
+    "--split",
+    type=click.Choice(["report", "validation"]),
+    help="Test images that count: the part that settings are chosen on, or the rest.",
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Begin nothing that would probably end later; the next run goes on.",
+)
+@click.option("--tables-only", is_flag=True, help="Train nothing; report what is there.")
+@common.jobs_option
+@common.device_option
+@common.quiet_option
+@common.domain_errors
+def compare(
+    plan,
+    out,
+    data,
+    sets,
+    arms,
+    baseline,
+    coresets,
+    seeds,
+    split,
+    max_minutes,
+    tables_only,
+    jobs,
+    device,
+    quiet,
+) -> None:
+    """Compare ways to make a detector, over seeds, with intervals and verdicts.
+
+    PLAN is a TOML file (docs/studies.md): data, sets, arms, coresets, seeds, and the tables that
+    answer a question each. What is missing is built, trained and scored; what is there is kept, so
+    an interrupted study goes on with the same command.
+
+    \b
+    cutswap-det compare docs/studies/paper.toml --data mtd=tiles/ --out study
+    cutswap-det compare --data part=photos/ --arm untuned:updates=0 \\
+        --arm tuned:updates=128 --seeds 0,1,2 --out study
+    """
+    from detector.study.compare import assemble_plan
+    from detector.study.compare import compare as run_comparison
+    from detector.study.report import verdict_lines
+    from manifests.allocator import keep_freed_memory
+    from manifests.weights import resolve_device
+
+    keep_freed_memory()
+    found = run_comparison(
+        assemble_plan(
+            plan,
+            data=data,
+            sets=sets,
+            arms=arms,
+            coresets=coresets,
+            seeds=seeds,
+            baseline=baseline,
+            split=split,
+        ),
+        out,
+        device=resolve_device(device),
+        jobs=jobs,
+        quiet=quiet,
+        max_minutes=max_minutes,
+        is_tables_only=tables_only,
+        make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+    )
+    for outcome in found.outcomes:
+        for line in verdict_lines(outcome, found.plan):
+            click.echo(line)
+    run = found.run
+    if not run.is_whole:
+        click.echo(
+            f"{run.total - run.done} of {run.total} cells are missing; run the same command again",
+            err=True,
+        )
+    click.echo(f"report in {found.report}")
 
 
 def _pair(folders: list[Path], found, models: Path):

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from detector.train_config import TrainConfig
 from manifests.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detector.detectors.patchcore import PatchCoreConfig
+    from detector.detectors import GaussianConfig, PatchCoreConfig
+
+# Detector -> the fields of FitConfig that only it uses, and their options.
+DETECTOR_OPTIONS: dict[str, dict[str, str]] = {
+    "patchcore": {
+        "stages": "--stages",
+        "coreset_ratio": "--coreset",
+        "coreset_max": "--coreset-max",
+        "projection_dim": "--projection-dim",
+        "reweight": "--reweight",
+        "with_untuned": "--with-untuned",
+    },
+    "gaussian": {},
+}
+DEFAULT_DETECTOR = "patchcore"
 
 # What a schedule fixes; anything the user types wins over it. See docs/results.md for the evidence.
 SCHEDULES: dict[str, dict] = {
@@ -26,26 +40,37 @@ class FitConfig:
     Attributes:
         network: extractor architecture (see `manifests.weights.load_network`).
         train: the training schedule; `train.updates == 0` leaves the extractor untuned.
-        stages: stages whose features make the bank; stage s has stride 2^(s+1).
+        detector: "patchcore" or "gaussian".
+        stages: stages whose features make the bank; stage s has stride 2^(s+1). PatchCore only,
+            as all of the next five.
         coreset_ratio: share of all patch features kept in the bank.
         coreset_max: at most this many, whatever the ratio gives.
         projection_dim: dimensions of the random projection that the coreset search runs in.
-        sigma_px: Gaussian blur of the score map at 256 px.
         reweight: PatchCore's neighbourhood reweighting of the image score.
+        with_untuned: compare the features of the tuned and of the untuned extractor side by side,
+            which takes twice the time and memory.
+        sigma_px: Gaussian blur of the score map at 256 px.
         false_alarm_rate: share of good parts that may exceed the thresholds.
         precision: of the feature pass.
         batch: images of one feature pass.
-        seed: of the coreset's start and projection (training has its own, equal by default).
+        seed: of the coreset's start and projection, or of the Gaussian's folds (training has its
+            own, equal by default).
+
+    Raises:
+        ConfigError: a value outside its range, or one of another detector, by the name of its
+            option.
     """
 
     network: str = "efficientnet_lite0"
     train: TrainConfig = field(default_factory=TrainConfig)
+    detector: str = DEFAULT_DETECTOR
     stages: tuple[int, ...] = (2, 3)
     coreset_ratio: float = 0.01
     coreset_max: int | None = None
     projection_dim: int = 128
-    sigma_px: float = 4.0
     reweight: bool = False
+    with_untuned: bool = False
+    sigma_px: float = 4.0
     false_alarm_rate: float = 0.01
     precision: str = "fp32"
     batch: int = 8
@@ -56,6 +81,11 @@ class FitConfig:
             if not is_met:
                 raise ConfigError(f"{option} cannot be used", expected=expected, got=got)
 
+        known = " or ".join(DETECTOR_OPTIONS)
+        need(self.detector in DETECTOR_OPTIONS, "--detector", self.detector, known)
+        for entry in fields(self):
+            if getattr(self, entry.name) != entry.default:
+                refuse_option_of_another(self.detector, entry.name)
         need(0 < self.coreset_ratio <= 1, "--coreset", self.coreset_ratio, "above 0, at most 1")
         most = self.coreset_max
         need(most is None or most >= 1, "--coreset-max", most, "1 or more")
@@ -66,22 +96,21 @@ class FitConfig:
         rate = self.false_alarm_rate
         need(0 < rate < 1, "--false-alarm-rate", rate, "between 0 and 1")
         need(self.batch >= 1, "--batch-images", self.batch, "1 or more")
+        if self.with_untuned and self.train.updates == 0:
+            raise ConfigError(
+                "--with-untuned cannot be used without training",
+                got="--updates 0",
+                hint="leave --with-untuned out: the untuned features alone are the same",
+            )
 
-    def patchcore(self) -> PatchCoreConfig:
+    def detector_config(self) -> PatchCoreConfig | GaussianConfig:
         """The part that the detector itself needs."""
-        from detector.detectors.patchcore import PatchCoreConfig
+        from detector.detectors import CONFIGS
 
-        return PatchCoreConfig(
-            stages=self.stages,
-            coreset_ratio=self.coreset_ratio,
-            coreset_max=self.coreset_max,
-            projection_dim=self.projection_dim,
-            sigma_px=self.sigma_px,
-            reweight=self.reweight,
-            seed=self.seed,
-            precision=self.precision,
-            batch=self.batch,
-        )
+        names = {*DETECTOR_OPTIONS[self.detector], "sigma_px", "seed", "precision", "batch"}
+        # Whether both networks are looked at is settled by giving the detector one or two.
+        names -= {"with_untuned"}
+        return CONFIGS[self.detector](**{name: getattr(self, name) for name in sorted(names)})
 
     def to_json(self) -> dict:
         """Plain JSON types, read back by `from_json`."""
@@ -90,10 +119,21 @@ class FitConfig:
     @classmethod
     def from_json(cls, data: dict) -> FitConfig:
         """The config of a model.json. Raises TypeError or ConfigError where it is malformed."""
-        fields = dict(data)
-        fields["train"] = TrainConfig(**fields["train"])
-        fields["stages"] = tuple(fields["stages"])
-        return cls(**fields)
+        values = dict(data)
+        values["train"] = TrainConfig(**values["train"])
+        values["stages"] = tuple(values["stages"])
+        return cls(**values)
+
+
+def refuse_option_of_another(detector: str, name: str) -> None:
+    """Raises ConfigError where the field `name` of FitConfig belongs to another detector."""
+    for owner, options in DETECTOR_OPTIONS.items():
+        if name in options and owner != detector and name not in DETECTOR_OPTIONS[detector]:
+            raise ConfigError(
+                f"{options[name]} is an option of the detector {owner}",
+                got=f"--detector {detector}",
+                hint=f"leave {options[name]} out, or take --detector {owner}",
+            )
 
 
 def scheduled(base: TrainConfig, schedule: str) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""What training sees: batches of normals, swaps and scars, and a thread that reads them ahead.
+"""What training sees: batches of normals and of each kind of negatives.
 
 A batch depends on the seed and the number of the update only, never on what was drawn before, so
 that an interrupted training goes on with exactly the batches it would have seen.
@@ -6,63 +6,74 @@ that an interrupted training goes on with exactly the batches it would have seen
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from detector.training_batch import TrainingBatch
 from manifests.errors import ConfigError, ModelError
 
-CLASSES = ("swap", "scar")
 _EPOCH_STREAM, _REPLACEMENT_STREAM, _NEGATIVE_STREAM = 0, 1, 2
-_POLL_S = 0.1
-
-Item = TypeVar("Item")
 
 
 class NegativeSource(Protocol):
-    """The part of `manifests.negative_set.NegativeSet` that sampling needs."""
+    """The part of `manifests.negative_set.NegativeSet` that sampling needs.
+
+    Where there is a `manifest` too, its recipe's "policies" give the kinds their order.
+    """
 
     digest: str
     n_normals: int
     negative_normal: np.ndarray  # (R,) the normal of every negative
     negative_policy: np.ndarray  # (R,) its policy's name, str
+    negative_level: np.ndarray  # (R,) its saliency level, -1 for none
 
     def normal(self, index: int) -> Any: ...  # has .image (H, W, 3) uint8
 
     def negative_image(self, index: int) -> np.ndarray: ...  # (H, W, 3) uint8
 
+    def __getitem__(self, index: int) -> Any: ...  # has .image, and .mask (H, W) bool
+
 
 class TripletSampler:
-    """Draws batches of equally many normals, swaps and scars from a negative set.
+    """Draws batches of normals and of their negatives, kind by kind, from a negative set.
 
-    Every normal comes with one of its own negatives of each class, drawn over all levels and
-    repeats. Normals that lack a class altogether are left out. An epoch is a random order of the
-    normals cut into whole batches; where there are fewer normals than a batch holds, they are drawn
-    with replacement.
+    Every normal comes with its own negatives of each kind, drawn over all levels in play and all
+    repeats: one of each, or as many as the kind's share says. Normals that lack a kind altogether
+    are left out. An epoch is a random order of the normals cut into whole batches; where there are
+    fewer normals than a batch holds, they are drawn with replacement.
 
     Args:
         negative_set: an open set; it is read, never changed, and stays open.
-        batch: normals per batch, at least 1.
+        batch: normals per batch B, at least 1.
         seed: of all draws, at least 0.
-        classes: the policies that are the other classes, in the order of their labels from 1 on.
+        negatives: the policies that are the other classes, in the order of their labels from 1 on;
+            empty for all that the set has, in the order of its recipe (by name where it has none).
+        shares: negatives of each kind per normal: `max(1, round(B * share))` in a batch (halves to
+            even). Under 1, the first of the batch's normals own them, whose order is random; over
+            1, the normals take turns, each time with a fresh draw. Empty for 1 each.
+        levels: saliency levels whose negatives are in play, beside those without one (-1); empty
+            for all.
 
     Attributes:
-        labels: the class names by label, `("normal", *classes)`.
-        n_usable: normals that have a negative of every class.
+        labels: the class names by label, `("normal", *negatives)`.
+        shares: of each kind, as numbers.
+        levels: as given.
+        counts: images of each class in a batch, by label.
+        rows: (M,) int64, every image that can be drawn, by the numbers of `TrainingBatch.rows`.
+        n_usable: normals that have a negative of every kind.
         n_skipped: normals that do not.
         is_with_replacement: whether `n_usable < batch`.
         set_digest: the digest of the negative set.
 
     Raises:
-        ConfigError: a batch under 1, a negative seed, no classes or one twice.
-        ModelError: the set has no negative of a class, or fewer than two normals have all of them.
+        ConfigError: a batch under 1, a negative seed, a kind twice, shares that are not as many as
+            the kinds or not above 0, a level that the set has not.
+        ModelError: the set has no negative of a kind, or fewer than two normals have all of them.
 
     Source: CutSwap (arXiv 2311.18332), three equal parts; the pairing with its own negatives is
-    CutPaste's, the deterministic order ours.
+    CutPaste's; shares, levels and the deterministic order are ours.
     """
 
     def __init__(
@@ -71,39 +82,36 @@ class TripletSampler:
         *,
         batch: int = 32,
         seed: int = 0,
-        classes: Sequence[str] = CLASSES,
+        negatives: Sequence[str] = (),
+        shares: Sequence[float] = (),
+        levels: Sequence[int] = (),
     ) -> None:
         if batch < 1:
             raise ConfigError("the batch is too small", expected="at least 1", got=batch)
         if seed < 0:
             raise ConfigError("the seed is negative", expected="at least 0", got=seed)
-        if not classes or len(set(classes)) != len(classes) or "normal" in classes:
-            raise ConfigError(
-                "classes must be different policies", got=", ".join(classes) or "nothing"
-            )
+        if len(set(negatives)) != len(negatives) or "normal" in negatives:
+            raise ConfigError("negatives must be different policies", got=", ".join(negatives))
+        kinds = tuple(negatives) or _kinds(negative_set)
         self._set = negative_set
         self.normals_per_batch = batch
         self.seed = seed
-        self.labels: tuple[str, ...] = ("normal", *classes)
+        self.labels: tuple[str, ...] = ("normal", *kinds)
+        self.shares = _shares(shares, kinds)
+        self.levels = tuple(levels)
+        self.counts = (batch, *(max(1, round(batch * share)) for share in self.shares))
         self.set_digest = negative_set.digest
         n_normals = int(negative_set.n_normals)
         policies = np.asarray(negative_set.negative_policy)
-        present = sorted(set(policies.tolist()))
-        missing = [name for name in classes if name not in present]
-        if missing:
-            raise ModelError(
-                f"the negative set has no {' and no '.join(missing)} negatives to train on",
-                expected=", ".join(classes),
-                got=", ".join(present) or "no negatives at all",
-                hint=f"build it again with --policies {','.join(classes)}",
-            )
+        is_in_play = _is_in_play(negative_set, self.levels)
+        _need_every_kind(kinds, policies, policies[is_in_play], self.levels)
         owners = np.asarray(negative_set.negative_normal, dtype=np.int64)
         is_usable = np.ones(n_normals, dtype=bool)
-        # Per class: its negatives ordered by normal, and where each normal's run starts and ends.
+        # Per kind: its negatives ordered by normal, and where each normal's run starts and ends.
         self._rows: list[np.ndarray] = []
         self._starts: list[np.ndarray] = []
-        for name in classes:
-            rows = np.flatnonzero(policies == name)
+        for name in kinds:
+            rows = np.flatnonzero((policies == name) & is_in_play)
             rows = rows[np.argsort(owners[rows], kind="stable")]
             starts = np.searchsorted(owners[rows], np.arange(n_normals + 1))
             is_usable &= np.diff(starts) > 0
@@ -114,22 +122,24 @@ class TripletSampler:
         self.n_skipped = n_normals - self.n_usable
         if self.n_usable < 2:
             raise ModelError(
-                f"too few normals with {' and '.join(classes)} negatives to train on",
+                f"too few normals with {' and '.join(kinds)} negatives to train on",
                 expected="at least 2",
                 got=f"{self.n_usable} of {n_normals}",
                 hint="build the set from more images",
             )
         self.is_with_replacement = self.n_usable < batch
+        drawable = [rows[is_usable[owners[rows]]] + n_normals for rows in self._rows]
+        self.rows = np.concatenate([self._usable, *drawable])
 
-    def draw(self, update: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, update: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Choose the images of one update without reading them.
 
         Args:
             update: its number, from 0.
 
         Returns:
-            normals (B,) int64, and negatives (C, B) int64, one row per class; column i belongs to
-            normal i.
+            normals (B,) int64, and the negatives (`counts[label]`,) int64 of each kind; number i of
+            a kind belongs to normal i modulo B.
 
         Source: ours.
         """
@@ -143,21 +153,25 @@ class TripletSampler:
             order = rng.permutation(self.n_usable)[part * count : (part + 1) * count]
             normals = self._usable[order]
         rng = np.random.default_rng([self.seed, _NEGATIVE_STREAM, update])
-        negatives = np.empty((len(self._rows), count), dtype=np.int64)
-        for rows, starts, chosen in zip(self._rows, self._starts, negatives, strict=True):
-            chosen[:] = rows[rng.integers(starts[normals], starts[normals + 1])]
-        return normals, negatives
+        negatives = []
+        for rows, starts, n in zip(self._rows, self._starts, self.counts[1:], strict=True):
+            owners = np.resize(normals, n)
+            negatives.append(rows[rng.integers(starts[owners], starts[owners + 1])])
+        return normals, tuple(negatives)
 
-    def batch(self, update: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read the images of one update.
+    def batch(
+        self, update: int, *, with_images: bool = True, with_masks: bool = False
+    ) -> TrainingBatch:
+        """Read what one update needs.
 
         Args:
             update: its number, from 0.
+            with_images: whether to read the images.
+            with_masks: whether to read (or render) the masks of the negatives.
 
         Returns:
-            images ((1 + C) * B, H, W, 3) uint8 RGB in blocks of B: normals, then each class in the
-            order of `labels`; row i of every block belongs to the same normal. Labels
-            ((1 + C) * B,) int64, 0 for normal.
+            The batch, in blocks: normals, then each kind in the order of `labels`; image i of every
+            block belongs to normal i modulo B of the first.
 
         Raises:
             SetError: a shard that cannot be read.
@@ -165,72 +179,102 @@ class TripletSampler:
         Source: ours.
         """
         normals, negatives = self.draw(update)
-        images = [self._set.normal(int(i)).image for i in normals]
-        images += [self._set.negative_image(int(j)) for j in negatives.ravel()]
-        labels = np.repeat(np.arange(len(self.labels), dtype=np.int64), self.normals_per_batch)
-        return np.stack(images), labels
+        drawn = np.concatenate(negatives)
+        images = [self._set.normal(int(i)).image for i in normals] if with_images else None
+        masks = None
+        if with_masks:
+            read = [self._set[int(j)] for j in drawn]
+            masks = np.zeros((self.normals_per_batch + len(read), *read[0].mask.shape), dtype=bool)
+            for target, negative in zip(masks[self.normals_per_batch :], read, strict=True):
+                target[:] = negative.mask
+            if images is not None:
+                images += [negative.image for negative in read]
+        elif images is not None:
+            images += [self._set.negative_image(int(j)) for j in drawn]
+        return TrainingBatch(
+            labels=np.repeat(np.arange(len(self.labels), dtype=np.int64), self.counts),
+            rows=np.concatenate([normals, drawn + int(self._set.n_normals)]),
+            images=None if images is None else np.stack(images),
+            masks=masks,
+        )
+
+    def image(self, row: int) -> np.ndarray:
+        """Read one image, (H, W, 3) uint8 RGB, by its number in `TrainingBatch.rows`.
+
+        Raises:
+            SetError: a shard that cannot be read.
+
+        Source: ours.
+        """
+        n_normals = int(self._set.n_normals)
+        if row < n_normals:
+            return self._set.normal(row).image
+        return self._set.negative_image(row - n_normals)
 
 
-class Prefetch(Generic[Item]):
-    """Loads items in a background thread, in order, a few ahead of where they are used.
+def _kinds(negative_set: NegativeSource) -> tuple[str, ...]:
+    """The set's policies in the order of its recipe; what that does not name follows by name."""
+    present = sorted(set(np.asarray(negative_set.negative_policy).tolist()))
+    manifest = getattr(negative_set, "manifest", None)
+    named = manifest.recipe.get("policies") if manifest is not None else None
+    order = named if isinstance(named, (list, tuple)) else ()
+    kinds = [kind for kind in order if kind in present]
+    kinds += [kind for kind in present if kind not in kinds]
+    if not kinds:
+        raise ModelError(
+            "the negative set has no negatives to train on",
+            expected="at least one kind",
+            got="no negatives at all",
+            hint="build it again with --policies swap,scar",
+        )
+    return tuple(dict.fromkeys(kinds))
 
-    One thread is enough: reading a batch is copying from the page cache, and training needs the
-    cores. Use it as a context manager; leaving it stops the thread.
 
-    Args:
-        load: called with each key in turn, in the thread; what it raises is raised by the iterator.
-        keys: what to load, e.g. `range(start, stop)`.
-        depth: items held ready at most, at least 1.
+def _shares(shares: Sequence[float], kinds: tuple[str, ...]) -> tuple[float, ...]:
+    if shares and len(shares) != len(kinds):
+        raise ConfigError(
+            "there is not one share for every kind of negatives",
+            expected=f"{len(kinds)} ({', '.join(kinds)})",
+            got=len(shares),
+        )
+    if not all(share > 0 for share in shares):
+        raise ConfigError("a share is not above 0", got=", ".join(map(str, shares)))
+    return tuple(float(share) for share in shares) or (1.0,) * len(kinds)
 
-    Source: ours.
-    """
 
-    def __init__(self, load: Callable[[int], Item], keys: Sequence[int], *, depth: int = 2) -> None:
-        self._load = load
-        self._keys = keys
-        self._n_left = len(keys)
-        self._ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
-        self._is_stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cutswap-prefetch", daemon=True)
+def _is_in_play(negative_set: NegativeSource, levels: tuple[int, ...]) -> np.ndarray:
+    """(R,) bool: negatives of these levels, or of none; all where no levels are named."""
+    if not levels:
+        return np.ones(len(negative_set.negative_policy), dtype=bool)
+    found = np.asarray(negative_set.negative_level)
+    present = np.unique(found[found >= 0]).tolist()
+    missing = [level for level in levels if level not in present]
+    if missing:
+        raise ConfigError(
+            f"the negative set has no level {' and no level '.join(map(str, missing))}",
+            expected=", ".join(map(str, present)) or "no --levels: it was made without saliency",
+            got=", ".join(map(str, levels)),
+            hint="pass other --levels, or build the set with these",
+        )
+    return np.isin(found, [-1, *levels])
 
-    def __enter__(self) -> Prefetch[Item]:
-        self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._is_stopped.set()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        """Return the item of the next key, waiting for it where it is not ready yet."""
-        if self._n_left == 0:
-            raise StopIteration
-        item, error = self._ready.get()
-        if error is not None:
-            self._n_left = 0
-            raise error
-        self._n_left -= 1
-        return item  # type: ignore[return-value]  # no error means there is an item
-
-    def _run(self) -> None:
-        for key in self._keys:
-            try:
-                entry = (self._load(key), None)
-            except BaseException as error:  # handed over whole: the consumer raises it
-                entry = (None, error)
-            while not self._is_stopped.is_set():
-                try:
-                    self._ready.put(entry, timeout=_POLL_S)
-                    break
-                except queue.Full:
-                    continue
-            if entry[1] is not None or self._is_stopped.is_set():
-                return
+def _need_every_kind(
+    kinds: tuple[str, ...], policies: np.ndarray, in_play: np.ndarray, levels: tuple[int, ...]
+) -> None:
+    present = sorted(set(policies.tolist()))
+    missing = [name for name in kinds if name not in present]
+    if missing:
+        raise ModelError(
+            f"the negative set has no {' and no '.join(missing)} negatives to train on",
+            expected=", ".join(kinds),
+            got=", ".join(present) or "no negatives at all",
+            hint=f"build it again with --policies {','.join(kinds)}",
+        )
+    without = [name for name in kinds if not (in_play == name).any()]
+    if without:
+        raise ModelError(
+            f"the negative set has no {' and no '.join(without)} negatives of these levels",
+            got=f"levels {', '.join(map(str, levels))}",
+            hint="pass other --levels or --negatives",
+        )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from manifests.durations import duration
 
 if TYPE_CHECKING:
-    from detector.pipeline import FitSummary, ScoredImage
+    from detector.pipeline import FitSummary
+    from detector.scoring import ScoredImage
 
 VERDICTS = {True: "defect", False: "good"}
 
@@ -27,7 +28,7 @@ def describe_fit(summary: FitSummary) -> str:
             f"last accuracy {summary.last_accuracy:.3f}"
         )
     return (
-        f"{summary.folder}: {tuned}; bank of {summary.bank_patches} patches from "
+        f"{summary.folder}: {tuned}; {summary.learned} from "
         f"{summary.normals} images; thresholds {summary.image_threshold:.4g} (image), "
         f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}"
     )

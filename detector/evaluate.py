@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.image_stream import ImageStream
+from detector.detectors.base import Scores
+from detector.labelled_images import LabelledStream, Truth
+from detector.labelled_images import TestImages as TestImages
+from detector.labelled_images import load_test_images as load_test_images
 from detector.model import Model
 from manifests.datasets import Category, Sample
-from manifests.errors import BadImages, CutswapError, DataError, ImageError
-from manifests.images import cropped_fraction, fit_mask, read_mask
+from manifests.errors import CutswapError
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,33 @@ class Evaluation:
     cropped: tuple[tuple[str, float], ...]
 
 
+def evaluation_of(truth: Truth, scores: Scores) -> Evaluation:
+    """An evaluation from test images' truth and any detector's scores of them, in order.
+
+    Raises:
+        ValueError: not one score and one map per image.
+    """
+    n = len(truth.samples)
+    if scores.image.shape != (n,) or scores.map.shape != truth.masks.shape:
+        raise ValueError(
+            f"scores {scores.image.shape} and maps {scores.map.shape} of {n} images on "
+            f"{truth.masks.shape[1:]} px"
+        )
+    return Evaluation(
+        samples=truth.samples,
+        scores=scores.image,
+        labels=truth.labels,
+        maps=scores.map,
+        masks=truth.masks,
+        valid=truth.valid,
+        has_truth=truth.has_truth,
+        without_mask=truth.without_mask,
+        excluded=truth.excluded,
+        skipped=truth.skipped,
+        cropped=truth.cropped,
+    )
+
+
 def evaluate(
     model: Model,
     category: Category,
@@ -54,103 +83,24 @@ def evaluate(
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Scores every test image that the model was not trained on.
+    """Scores every test image that the model was not trained on, a batch in memory at a time.
 
     Raises:
         DataError: the category has no test images, or all were trained on.
         BadImages: unreadable images, or masks missing or of another size, unless `skip_bad`.
     """
-    tests = category.test
-    if not tests:
-        raise DataError(
-            "no test images",
-            path=category.root,
-            expected="a test/ folder, or defective images",
-            hint="use cutswap-det score for images without labels",
-        )
-    stream = ImageStream(
-        [sample.path for sample in tests],
+    stream = LabelledStream(
+        category,
         model.geometry,
+        training_files=model.training_files,
         batch=model.config.batch,
         max_pixels=max_pixels,
         skip_bad=skip_bad,
-        exclude=model.training_files,
+        progress=progress,
     )
-    kept: list[Sample] = []
-    scores, maps, masks, valid, has_truth = [], [], [], [], []
-    mask_errors: list[CutswapError] = []
-    cropped: list[tuple[str, float]] = []
-    for batch in stream:
-        ready = []
-        for loaded in batch:
-            sample = tests[loaded.index]
-            try:
-                truth = _truth(sample, category, loaded.placement, max_pixels)
-            except ImageError as error:
-                mask_errors.append(error)
-                continue
-            ready.append((loaded, sample, truth))
-        if not ready:
-            continue
-        found = model.detector.score(
-            np.stack([loaded.canvas for loaded, _, _ in ready]),
-            [loaded.placement.canvas_box for loaded, _, _ in ready],
-        )
-        scores.append(found.image)
-        maps.append(found.map)
-        for loaded, sample, truth in ready:
-            y, x, h, w = loaded.placement.canvas_box
-            inside = np.zeros((model.geometry.height, model.geometry.width), dtype=bool)
-            inside[y : y + h, x : x + w] = True
-            mask = np.zeros_like(inside) if truth is None else fit_mask(truth, loaded.placement)
-            if truth is not None and (lost := cropped_fraction(truth, loaded.placement)) > 0:
-                cropped.append((sample.source, lost))
-            kept.append(sample)
-            masks.append(mask)
-            valid.append(inside)
-            has_truth.append(sample.label == 0 or bool(mask.any()))
-        if progress is not None:
-            progress(batch[-1].index + 1, len(tests))
-    if mask_errors and not skip_bad:
-        raise BadImages(mask_errors)
-    if not kept:
-        raise DataError(
-            "no test image left",
-            path=category.root,
-            got=f"{len(stream.excluded)} trained on, {len(stream.errors)} unusable",
-            hint="test on images that the model has not seen",
-        )
-    return Evaluation(
-        samples=tuple(kept),
-        scores=np.concatenate(scores),
-        labels=np.array([sample.label == 1 for sample in kept]),
-        maps=np.concatenate(maps),
-        masks=np.stack(masks),
-        valid=np.stack(valid),
-        has_truth=np.array(has_truth),
-        without_mask=tuple(
-            sample.source for sample, known in zip(kept, has_truth, strict=True) if not known
-        ),
-        excluded=tuple(tests[index].source for index in stream.excluded),
-        skipped=(*stream.errors, *mask_errors),
-        cropped=tuple(cropped),
+    found = [model.detector.score(batch.canvases, batch.boxes) for batch in stream]
+    scores = Scores(
+        np.concatenate([scores.image for scores in found]),
+        np.concatenate([scores.map for scores in found]),
     )
-
-
-def _truth(sample: Sample, category: Category, placement, max_pixels: int) -> np.ndarray | None:
-    """(H0, W0) bool ground truth in original pixels; None where the layout has none."""
-    if sample.label == 0:
-        return np.zeros((placement.source_height, placement.source_width), dtype=bool)
-    if sample.mask is None:
-        return None
-    mask = read_mask(sample.mask, binarise_at=category.mask_binarise_at, max_pixels=max_pixels)
-    expected = (placement.source_height, placement.source_width)
-    if mask.shape != expected:
-        raise ImageError(
-            f"mask of another size than its image {sample.source}",
-            path=sample.mask,
-            expected=f"{expected[0]}x{expected[1]}",
-            got=f"{mask.shape[0]}x{mask.shape[1]}",
-            hint="repair the mask, or pass --skip-bad",
-        )
-    return mask
+    return evaluation_of(stream.truth(), scores)

@@ -1,4 +1,4 @@
-"""The model folder: extractor, memory bank, thresholds and what they were made from."""
+"""The model folder: extractor, detector, thresholds and what they were made from."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-
 from detector.config import FitConfig
-from detector.detectors import DETECTORS
-from detector.detectors.patchcore import PatchCore
+from detector.detectors import DETECTORS, Detector
 from detector.threshold import Threshold
 from manifests.atomic import write_atomic
 from manifests.digest import file_digest
 from manifests.errors import CutswapError, ModelError, OutputError
 from manifests.images import Geometry
-from manifests.weights import load_network
+from manifests.weights import Network, load_network
 
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 MODEL = "model.json"
 EXTRACTOR = "extractor.safetensors"
-BANK = "bank.safetensors"
+UNTUNED = "untuned.safetensors"
+STATES = tuple(kind.state_file for kind in DETECTORS.values())
 MAX_JSON_BYTES = 64 << 20
 
 
@@ -38,7 +36,7 @@ class Model:
     """
 
     category: str
-    detector: PatchCore
+    detector: Detector
     config: FitConfig
     geometry: Geometry
     image_threshold: Threshold
@@ -62,14 +60,16 @@ def save_model(folder: Path, model: Model) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL).unlink(missing_ok=True)
         detector = model.detector
-        module = detector.network.module
-        state = {name: value.contiguous() for name, value in module.state_dict().items()}
-        write_atomic(folder / EXTRACTOR, save(state))
-        bank = {name: _tensor(value) for name, value in detector.state().items()}
-        write_atomic(folder / BANK, save(bank))
+        tensors = {EXTRACTOR: _weights(detector.network)}
+        if detector.untuned is not None:
+            tensors[UNTUNED] = _weights(detector.untuned)
+        tensors[detector.state_file] = detector.state()
+        for name in {EXTRACTOR, UNTUNED, *STATES} - set(tensors):
+            (folder / name).unlink(missing_ok=True)
+        for name, state in tensors.items():
+            write_atomic(folder / name, save(state))
         record = {
             "model_version": MODEL_VERSION,
-            "detector": next(name for name, kind in DETECTORS.items() if kind is type(detector)),
             "category": model.category,
             "config": model.config.to_json(),
             "geometry": model.geometry.to_json(),
@@ -82,7 +82,7 @@ def save_model(folder: Path, model: Model) -> None:
             "licence": model.licence,
             "attribution": model.attribution,
             "versions": model.versions,
-            "files": {name: file_digest(folder / name) for name in (EXTRACTOR, BANK)},
+            "files": {name: file_digest(folder / name) for name in tensors},
         }
         write_atomic(folder / MODEL, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
     except OSError as error:
@@ -119,29 +119,34 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
                 got=version,
                 hint="fit again, or install the version that wrote it",
             )
-        if record["detector"] not in DETECTORS:
+        name = record["config"]["detector"]
+        if name not in DETECTORS:
             raise ModelError(
                 "of an unknown detector",
                 path=path,
                 expected=", ".join(DETECTORS),
-                got=repr(record["detector"])[:40],
+                got=repr(name)[:40],
                 hint="install the version that wrote it",
             )
-        for name in (EXTRACTOR, BANK):
-            if not (folder / name).is_file():
-                raise ModelError("is missing", path=folder / name, hint="fit again")
-            if file_digest(folder / name) != record["files"][name]:
-                raise ModelError(
-                    "is damaged: its digest is not the recorded one",
-                    path=folder / name,
-                    hint="fit again, or copy it again",
-                )
         config = FitConfig.from_json(record["config"])
+        kind = DETECTORS[config.detector]
+        _check_files(
+            folder,
+            [EXTRACTOR, kind.state_file, *([UNTUNED] if config.with_untuned else [])],
+            record["files"],
+        )
         geometry = Geometry.from_json(record["geometry"])
         network = load_network(config.network, weights=folder / EXTRACTOR, device=device)
-        state = load((folder / BANK).read_bytes())
-        detector = DETECTORS[record["detector"]].from_state(
-            network, geometry, config.patchcore(), state, device=device
+        untuned = None
+        if config.with_untuned:
+            untuned = load_network(config.network, weights=folder / UNTUNED, device=device)
+        detector = kind.from_state(
+            network,
+            geometry,
+            config.detector_config(),
+            load((folder / kind.state_file).read_bytes()),
+            untuned=untuned,
+            device=device,
         )
         return Model(
             category=str(record["category"]),
@@ -190,8 +195,19 @@ def find_models(path: str | PathLike[str]) -> list[Path]:
     return found
 
 
-def _tensor(value):
-    import torch
+def _weights(network: Network) -> dict:
+    """A network's tensors as safetensors takes them."""
+    return {name: value.contiguous() for name, value in network.module.state_dict().items()}
 
-    value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-    return value.detach().cpu().contiguous()
+
+def _check_files(folder: Path, names: list[str], digests: dict[str, str]) -> None:
+    """Raises ModelError where a file is missing or not the recorded one."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError("is missing", path=folder / name, hint="fit again")
+        if file_digest(folder / name) != digests[name]:
+            raise ModelError(
+                "is damaged: its digest is not the recorded one",
+                path=folder / name,
+                hint="fit again, or copy it again",
+            )

@@ -1,4 +1,4 @@
-"""Orders the steps of `fit`, `score` and `eval`."""
+"""Orders the steps of `fit` and `eval`."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
+from detector.activation_cache import ActivationCache
 from detector.checkpoint import remove_checkpoint
 from detector.config import FitConfig
 from detector.dataset import TripletSampler
-from detector.detectors.patchcore import PatchCore
+from detector.detectors import DETECTORS, Detector
 from detector.evaluate import evaluate
-from detector.image_stream import ImageStream
 from detector.metrics import roc_curve
-from detector.model import MODEL, Model, load_model, save_model
+from detector.model import EXTRACTOR, MODEL, STATES, UNTUNED, Model, load_model, save_model
 from detector.results import EvalResult, measure, write_scores, write_text
-from detector.threshold import fit_threshold
+from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
 from manifests.datasets import Category
-from manifests.errors import CutswapError, ModelError, OutputError
-from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write_png
+from manifests.errors import ModelError, OutputError
+from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.negative_set import NegativeSet
 from manifests.versions import library_versions
-from manifests.weights import load_network
+from manifests.weights import Network, load_network
 
 ProgressMaker = Callable[[str, str], Callable[..., None]]
 
@@ -40,7 +40,7 @@ def quiet_progress(_label: str, _unit: str) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit did. Durations in seconds."""
+    """What a fit did. Durations in seconds; `learned` is the detector's own summary."""
 
     folder: Path
     category: str
@@ -48,7 +48,8 @@ class FitSummary:
     normals: int
     updates: int
     last_accuracy: float
-    bank_patches: int
+    detector: str
+    learned: str
     image_threshold: float
     pixel_threshold: float
     train_seconds: float
@@ -81,54 +82,32 @@ def fit_model(
     started = time.monotonic()
     out = Path(out)
     network = load_network(config.network, weights=weights, device=device)
-    initial_digest = network.digest
     with NegativeSet.open(set_folder, check="files") as negative_set:
         manifest = negative_set.manifest
         folder = out / manifest.category
         if (folder / MODEL).exists() and not overwrite:
-            identity = (config, negative_set.digest, initial_digest)
+            identity = (config, negative_set.digest, network.digest)
             return _unchanged_or_refuse(folder, identity, started)
         _prepare(folder, overwrite=overwrite)
-        warnings = []
-        last_accuracy = float("nan")
-        train_started = time.monotonic()
-        if config.train.updates:
-            sampler = TripletSampler(negative_set, batch=config.train.batch, seed=config.train.seed)
-            if sampler.is_with_replacement:
-                warnings.append(
-                    f"{manifest.category}: only {sampler.n_usable} normals for batches of "
-                    f"{config.train.batch}; they are drawn with replacement"
-                )
-            if sampler.n_skipped:
-                warnings.append(
-                    f"{manifest.category}: {sampler.n_skipped} normals have no swap or no scar "
-                    "and are not trained on"
-                )
-            progress = make_progress(f"train {manifest.category}", "updates")
-            network = train_extractor(
-                network,
-                sampler,
-                config.train,
-                device=device,
-                folder=folder,
-                progress=lambda update, total, loss, accuracy: progress(
-                    update, total, f"loss {loss:.4f}  accuracy {accuracy:.3f}"
-                ),
-            )
-            last_accuracy = float(read_training_csv(folder / TRAINING_CSV)[-1]["accuracy"])
-        train_seconds = time.monotonic() - train_started
-        detector = PatchCore(network, negative_set.geometry, config.patchcore(), device=device)
-        detector.fit(
-            _normal_batches(
-                negative_set,
-                config.batch,
-                make_progress(f"features {manifest.category}", "images"),
-            ),
-            progress=make_progress(f"bank {manifest.category}", "patches"),
+        training = train_network(
+            network, negative_set, config, folder, device=device, make_progress=make_progress
         )
-        image_scores, map_maxima = detector.training_scores()
-        image_threshold = fit_threshold(image_scores, config.false_alarm_rate)
-        pixel_threshold = fit_threshold(map_maxima, config.false_alarm_rate)
+        warnings = list(training.warnings)
+        detector = make_detector(
+            config,
+            training.network,
+            negative_set.geometry,
+            untuned=network if config.with_untuned else None,
+            device=device,
+        )
+        progress = make_progress(f"features {manifest.category}", "images")
+        detector.fit(
+            normal_batches(negative_set, config.batch, progress=progress),
+            progress=make_progress(
+                f"{config.detector} {manifest.category}", detector.progress_unit
+            ),
+        )
+        image_threshold, pixel_threshold = fit_thresholds(detector, config.false_alarm_rate)
         if image_threshold.achievable_rate > config.false_alarm_rate:
             warnings.append(
                 f"{manifest.category}: {image_threshold.n} good images cannot show a false-alarm "
@@ -144,27 +123,121 @@ def fit_model(
             pixel_threshold=pixel_threshold,
             training_files=frozenset(manifest.training_files),
             set_digest=negative_set.digest,
-            initial_digest=initial_digest,
+            initial_digest=network.digest,
             licence=manifest.licence,
             attribution=manifest.attribution,
             versions=library_versions(),
         )
         save_model(folder, model)
         remove_checkpoint(folder)
-        return FitSummary(
-            folder=folder,
-            category=manifest.category,
-            is_unchanged=False,
-            normals=negative_set.n_normals,
-            updates=config.train.updates,
-            last_accuracy=last_accuracy,
-            bank_patches=len(detector.bank),
-            image_threshold=image_threshold.value,
-            pixel_threshold=pixel_threshold.value,
-            train_seconds=train_seconds,
-            seconds=time.monotonic() - started,
-            warnings=tuple(warnings),
+    return _summary(
+        folder,
+        model,
+        last_accuracy=training.last_accuracy,
+        train_seconds=training.seconds,
+        started=started,
+        warnings=tuple(warnings),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """An extractor and how it came about; without updates, the one that was given."""
+
+    network: Network
+    last_accuracy: float
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def train_network(
+    network: Network,
+    negative_set: NegativeSet,
+    config: FitConfig,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    make_progress: ProgressMaker = quiet_progress,
+    cache: ActivationCache | None = None,
+) -> TrainedNetwork:
+    """Trains the extractor as `config.train` says; checkpoints and log go to `folder`.
+
+    Args:
+        cache: activations to share with other trainings, where `config.train.cache_activations`.
+
+    Raises:
+        ModelError: the set lacks what training needs, or training diverged.
+    """
+    if config.train.updates == 0:
+        return TrainedNetwork(network, float("nan"), 0.0, ())
+    started = time.monotonic()
+    category = negative_set.manifest.category
+    sampler = TripletSampler(
+        negative_set,
+        batch=config.train.batch,
+        seed=config.train.seed,
+        negatives=config.train.negatives,
+        shares=config.train.shares,
+        levels=config.train.levels,
+    )
+    warnings = []
+    if sampler.is_with_replacement:
+        warnings.append(
+            f"{category}: only {sampler.n_usable} normals for batches of {config.train.batch}; "
+            "they are drawn with replacement"
         )
+    if sampler.n_skipped:
+        warnings.append(
+            f"{category}: {sampler.n_skipped} normals have no {' or no '.join(sampler.labels[1:])} "
+            "and are not trained on"
+        )
+    progress = make_progress(f"train {category}", "updates")
+    trained = train_extractor(
+        network,
+        sampler,
+        config.train,
+        device=device,
+        folder=folder,
+        cache=cache,
+        progress=lambda update, total, loss, accuracy: progress(
+            update, total, f"loss {loss:.4f}  accuracy {accuracy:.3f}"
+        ),
+    )
+    last = read_training_csv(folder / TRAINING_CSV)[-1]
+    return TrainedNetwork(
+        trained, float(last["accuracy"]), time.monotonic() - started, tuple(warnings)
+    )
+
+
+def make_detector(
+    config: FitConfig,
+    network: Network,
+    geometry: Geometry,
+    *,
+    untuned: Network | None = None,
+    device: str = "cpu",
+) -> Detector:
+    """The detector of a config, not fitted yet; `untuned` where `config.with_untuned`."""
+    kind = DETECTORS[config.detector]
+    return kind(network, geometry, config.detector_config(), untuned=untuned, device=device)
+
+
+def normal_batches(
+    negative_set: NegativeSet, batch: int, *, progress: Callable[[int, int], None] | None = None
+) -> Iterator[tuple[np.ndarray, list[tuple[int, int, int, int]]]]:
+    """A set's normal images in order, as `Detector.fit` takes them."""
+    for start in range(0, negative_set.n_normals, batch):
+        rows = range(start, min(start + batch, negative_set.n_normals))
+        normals = [negative_set.normal(row) for row in rows]
+        yield np.stack([normal.image for normal in normals]), [n.canvas_box for n in normals]
+        if progress is not None:
+            progress(rows.stop, negative_set.n_normals)
+
+
+def fit_thresholds(detector: Detector, rate: float) -> tuple[Threshold, Threshold]:
+    """The image and the pixel threshold of a fitted detector, from its training images."""
+    image_scores, map_maxima = detector.training_scores()
+    return fit_threshold(image_scores, rate), fit_threshold(map_maxima, rate)
 
 
 def _unchanged_or_refuse(
@@ -179,19 +252,40 @@ def _unchanged_or_refuse(
             path=folder,
             hint="pass --overwrite to replace it, or another --out",
         )
+    return _summary(
+        folder,
+        model,
+        last_accuracy=float("nan"),
+        train_seconds=0.0,
+        started=started,
+        is_unchanged=True,
+    )
+
+
+def _summary(
+    folder: Path,
+    model: Model,
+    *,
+    last_accuracy: float,
+    train_seconds: float,
+    started: float,
+    warnings: tuple[str, ...] = (),
+    is_unchanged: bool = False,
+) -> FitSummary:
     return FitSummary(
         folder=folder,
         category=model.category,
-        is_unchanged=True,
+        is_unchanged=is_unchanged,
         normals=model.image_threshold.n,
-        updates=config.train.updates,
-        last_accuracy=float("nan"),
-        bank_patches=len(model.detector.bank),
+        updates=model.config.train.updates,
+        last_accuracy=last_accuracy,
+        detector=model.config.detector,
+        learned=model.detector.summary(),
         image_threshold=model.image_threshold.value,
         pixel_threshold=model.pixel_threshold.value,
-        train_seconds=0.0,
+        train_seconds=train_seconds,
         seconds=time.monotonic() - started,
-        warnings=(),
+        warnings=warnings,
     )
 
 
@@ -199,7 +293,7 @@ def _prepare(folder: Path, *, overwrite: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for name in (MODEL, TRAINING_CSV):
+            for name in (MODEL, EXTRACTOR, UNTUNED, *STATES, TRAINING_CSV):
                 (folder / name).unlink(missing_ok=True)
             remove_checkpoint(folder)
     except OSError as error:
@@ -208,116 +302,6 @@ def _prepare(folder: Path, *, overwrite: bool) -> None:
             path=folder,
             hint="choose another --out",
         ) from error
-
-
-def _normal_batches(
-    negative_set: NegativeSet, batch: int, progress: Callable[[int, int], None]
-) -> Iterator[tuple[np.ndarray, list[tuple[int, int, int, int]]]]:
-    for start in range(0, negative_set.n_normals, batch):
-        rows = range(start, min(start + batch, negative_set.n_normals))
-        normals = [negative_set.normal(row) for row in rows]
-        yield np.stack([normal.image for normal in normals]), [n.canvas_box for n in normals]
-        progress(rows.stop, negative_set.n_normals)
-
-
-@dataclass(frozen=True)
-class ScoredImage:
-    """One image's verdict; `normalised` is the score over the image threshold."""
-
-    path: Path
-    score: float
-    normalised: float
-    is_defect: bool
-
-
-def score_images(
-    model_folder: str | PathLike[str],
-    paths: Sequence[str | PathLike[str]],
-    *,
-    heatmaps: Path | None = None,
-    masks: Path | None = None,
-    device: str = "cpu",
-    readers: int = 2,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[ScoredImage], list[CutswapError]]:
-    """Scores images and folders; returns the verdicts in order and the skipped files' errors."""
-    from detector.report import heatmap_image
-
-    model = load_model(model_folder, device=device)
-    files = list_images(paths)
-    names = _output_names(files, paths)
-    stream = ImageStream(
-        files,
-        model.geometry,
-        batch=model.config.batch,
-        max_pixels=max_pixels,
-        skip_bad=skip_bad,
-        keep_originals=heatmaps is not None,
-        readers=readers,
-    )
-    rows = []
-    for batch in stream:
-        found = model.detector.score(
-            np.stack([loaded.canvas for loaded in batch]),
-            [loaded.placement.canvas_box for loaded in batch],
-        )
-        for loaded, score, canvas_map in zip(batch, found.image, found.map, strict=True):
-            rows.append(
-                ScoredImage(
-                    path=loaded.path,
-                    score=float(score),
-                    normalised=float(score / model.image_threshold.value),
-                    is_defect=bool(score > model.image_threshold.value),
-                )
-            )
-            if heatmaps is None and masks is None:
-                continue
-            full = restore_map(canvas_map, loaded.placement)
-            is_flagged = full > model.pixel_threshold.value
-            if heatmaps is not None:
-                picture = heatmap_image(
-                    loaded.original, full, threshold=model.pixel_threshold.value, mask=is_flagged
-                )
-                _write_picture(heatmaps / names[loaded.path], picture)
-            if masks is not None:
-                _write_picture(
-                    masks / names[loaded.path], np.where(is_flagged, 255, 0).astype(np.uint8)
-                )
-        if progress is not None:
-            progress(batch[-1].index + 1, len(files))
-    return rows, stream.errors
-
-
-def _output_names(files: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:
-    """A distinct .png name for every input, with the folders below the argument it came from."""
-    roots = [Path(path) for path in paths if Path(path).is_dir()]
-    names: dict[Path, Path] = {}
-    taken: set[Path] = set()
-    for file in files:
-        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
-        relative = file.relative_to(root)
-        name = relative.with_suffix(".png")
-        if name in taken:
-            name = relative.with_name(relative.name + ".png")
-        number = 2
-        while name in taken:
-            name = relative.with_name(f"{relative.name}-{number}.png")
-            number += 1
-        taken.add(name)
-        names[file] = name
-    return names
-
-
-def _write_picture(path: Path, image: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}", path=path.parent
-        ) from error
-    write_png(path, image)
 
 
 def evaluate_models(

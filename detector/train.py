@@ -1,4 +1,4 @@
-"""Trains the extractor to tell normals, swaps and scars apart; the head is thrown away afterwards.
+"""Trains the extractor to tell normals from negatives; its heads are thrown away afterwards.
 
 Whatever an update depends on follows from the seed and its number. A training that is interrupted
 and goes on from its checkpoint therefore ends with the weights of one that never was, bit for bit
@@ -12,21 +12,24 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from detector.activation_cache import ActivationCache
 from detector.checkpoint import (
     Checkpoint,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
-from detector.dataset import Prefetch
+from detector.prefetch import Prefetch
 from detector.train_config import TrainConfig
 from detector.trainee import Diverged, Trainee
+from detector.training_batch import TrainingBatch
 from detector.training_log import TRAINING_CSV as TRAINING_CSV
 from detector.training_log import (
     append_training_csv,
@@ -46,9 +49,17 @@ class Batches(Protocol):
     normals_per_batch: int
     seed: int
     labels: tuple[str, ...]
+    shares: tuple[float, ...]
+    levels: tuple[int, ...]
+    counts: tuple[int, ...]
+    rows: np.ndarray
     set_digest: str
 
-    def batch(self, update: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def batch(
+        self, update: int, *, with_images: bool = True, with_masks: bool = False
+    ) -> TrainingBatch: ...
+
+    def image(self, row: int) -> np.ndarray: ...
 
 
 def train_extractor(
@@ -59,30 +70,41 @@ def train_extractor(
     device: str = "cpu",
     folder: Path,
     progress: Progress | None = None,
+    cache: ActivationCache | None = None,
 ) -> Network:
-    """Train a copy of a network on the 3-way task and return it without its head.
+    """Train a copy of a network to tell normals from negatives and return it without its head.
 
     Every update a batch passes colour jitter, backbone, global pooling and an MLP head
-    (Linear-BN-ReLU-Linear); SGD follows the cross-entropy. The folder gets `training.csv`, one row
-    per update, and a checkpoint every `config.checkpoint_every` updates, on Ctrl-C and at the end;
-    the next call with the same arguments goes on from it. `detector.checkpoint.remove_checkpoint`
+    (Linear-BN-ReLU-Linear); SGD follows the cross-entropy, or the loss that the schedule names
+    (`detector.objective`). With `config.cache_activations` an image passes jitter and the frozen
+    part of the backbone once, when it is first drawn: its jitter then follows from its number in
+    the set alone and stays the same in all updates and for all seeds.
+
+    The folder gets `training.csv`, one row per update, and a checkpoint every
+    `config.checkpoint_every` updates, on Ctrl-C and at the end; the next call with the same
+    arguments goes on from it. `detector.checkpoint.remove_checkpoint`
     removes it, when the model is complete or to start afresh.
 
     Args:
         network: where training starts; never changed.
-        sampler: batches of `config.batch` normals drawn with `config.seed`.
+        sampler: batches of `config.batch` normals drawn with `config.seed`, and of the negatives
+            that the schedule names.
         config: the schedule.
         device: "cpu" or "cuda".
         folder: made where it is missing.
         progress: called after every update.
+        cache: activations that other trainings have left and later ones may use; None for one of
+            its own. For `config.cache_activations` only.
 
     Returns:
         A network with its own digest, on `device`, in eval mode, its parameters frozen.
 
     Raises:
-        ConfigError: config and sampler, or config and network, do not fit.
-        ModelError: loss or weights are no longer finite (`Diverged`), or the folder's checkpoint is
-            damaged or belongs to another training.
+        ConfigError: config and sampler, or config and network, do not fit, or the activations would
+            take more than half of the machine's memory.
+        ModelError: loss or weights are no longer finite (`Diverged`), the folder's checkpoint is
+            damaged or belongs to another training, or the cache holds activations of another set,
+            network, freeze, jitter, precision or device.
         OutputError: the folder cannot be written.
         KeyboardInterrupt: after the checkpoint was written.
 
@@ -92,11 +114,12 @@ def train_extractor(
     means unchanged; dropout and drop path stay off, for they would draw from global random state.
     """
     folder = Path(folder)
-    if (sampler.normals_per_batch, sampler.seed) != (config.batch, config.seed):
+    _need_agreement(sampler, config)
+    if cache is not None and not config.cache_activations:
         raise ConfigError(
-            "sampler and training do not agree on batch and seed",
-            expected=(config.batch, config.seed),
-            got=(sampler.normals_per_batch, sampler.seed),
+            "there is a cache of activations, but the schedule does not use it",
+            expected="cache_activations=True",
+            got="cache_activations=False",
         )
     if 0 < config.updates <= config.frozen_start:
         warnings.warn(
@@ -105,24 +128,31 @@ def train_extractor(
             stacklevel=2,
         )
     trainee = Trainee(network, config, labels=sampler.labels, device=device)
+    look_up = None
+    if config.cache_activations:
+        cache = ActivationCache() if cache is None else cache  # an empty one is false
+        cache.claim(_describe_activations(network, sampler, config, device))
+        look_up = _look_up(cache, trainee, sampler, config)
     run = _describe_run(network, sampler, config)
     environment = _environment(device)
     saved = read_checkpoint(folder, run=run)
-    log = np.empty((0, len(log_columns(sampler.labels))))
+    columns = log_columns(sampler.labels, loss=config.loss)
+    log = np.empty((0, len(columns)))
     if saved is not None:
         log = trainee.restore(saved, folder, rows=(saved.update, log.shape[1]))
         _warn_of_drift(saved, environment)
-    write_training_csv(folder / TRAINING_CSV, sampler.labels, log)
+    write_training_csv(folder / TRAINING_CSV, columns, log)
     # What a checkpoint would hold now. It is replaced in one assignment after a whole update, so an
     # interrupt in the middle of one finds the state before it, and not something half-way.
     moment = Checkpoint(run, len(log), environment, trainee.tensors(log))
     n_written = moment.update
     try:
         keys = range(moment.update, config.updates)
-        with _deterministic_cudnn(), Prefetch(sampler.batch, keys) as batches:
+        with _deterministic_cudnn(), Prefetch(_reader(sampler, config), keys) as batches:
             started = time.perf_counter()
-            for update, (images, labels) in zip(keys, batches, strict=True):
-                row = trainee.update(update, images, labels)
+            for update, batch in zip(keys, batches, strict=True):
+                activations = None if look_up is None else look_up(batch.rows)
+                row = trainee.update(update, batch, activations=activations)
                 now = time.perf_counter()
                 log = np.vstack([log, [*row, now - started]])
                 started = now
@@ -144,6 +174,70 @@ def train_extractor(
         remove_checkpoint(folder)
         raise
     return trained
+
+
+def _need_agreement(sampler: Batches, config: TrainConfig) -> None:
+    """Raises ConfigError where a sampler draws other batches than the schedule says."""
+    kinds = sampler.labels[1:]
+    wanted = {
+        "batch": config.batch,
+        "seed": config.seed,
+        "negatives": config.negatives or kinds,
+        "shares": config.shares or (1.0,) * len(kinds),
+        "levels": config.levels,
+    }
+    found = {
+        "batch": sampler.normals_per_batch,
+        "seed": sampler.seed,
+        "negatives": kinds,
+        "shares": sampler.shares,
+        "levels": sampler.levels,
+    }
+    names = [name for name in wanted if found[name] != wanted[name]]
+    if names:
+        raise ConfigError(
+            f"sampler and training do not agree on {' and '.join(names)}",
+            expected=", ".join(f"{name}={wanted[name]}" for name in names),
+            got=", ".join(f"{name}={found[name]}" for name in names),
+        )
+
+
+def _reader(sampler: Batches, config: TrainConfig) -> Callable[[int], TrainingBatch]:
+    """What reads the batch of an update: only what its loss and a cache leave to be read."""
+    asked: dict[str, bool] = {}
+    if config.cache_activations:
+        asked["with_images"] = False
+    if config.loss != "image":
+        asked["with_masks"] = True
+    return partial(sampler.batch, **asked)
+
+
+def _look_up(
+    cache: ActivationCache, trainee: Trainee, sampler: Batches, config: TrainConfig
+) -> Callable[[np.ndarray], torch.Tensor]:
+    """What finds the activations of a batch's rows; raises where memory will not do for all."""
+
+    def compute(row: int) -> torch.Tensor:
+        return trainee.activation(sampler.image(row), row)
+
+    with _deterministic_cudnn():
+        cache.reserve(sampler.rows, n_most=config.updates * sum(sampler.counts), compute=compute)
+    return partial(cache.take, compute=compute)
+
+
+def _describe_activations(
+    network: Network, sampler: Batches, config: TrainConfig, device: str
+) -> dict[str, object]:
+    """Everything the cached activations depend on."""
+    return {
+        "set_digest": sampler.set_digest,
+        "network": network.name,
+        "network_digest": network.digest,
+        "freeze_stages": config.freeze_stages,
+        "jitter": config.jitter,
+        "precision": config.precision,
+        "device": torch.device(device).type,
+    }
 
 
 def _describe_run(network: Network, sampler: Batches, config: TrainConfig) -> dict[str, object]:

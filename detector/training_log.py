@@ -14,23 +14,37 @@ from manifests.errors import ModelError, OutputError
 TRAINING_CSV = "training.csv"
 
 
-def log_columns(labels: tuple[str, ...]) -> list[str]:
-    """The columns of a log, for the class names by label.
+def log_columns(labels: tuple[str, ...], *, loss: str = "image") -> list[str]:
+    """The columns of a log.
 
     `update` is the number of updates done, from 1; `lr` the rate it was done with; `loss` and the
     accuracies (parts of 1) are those of its batch before the step; `seconds` its wall time.
+    `accuracy` is that of images, of all and of every class. `patch_loss` is the part of the sum and
+    `patch_accuracy` the mean of the accuracies of edited and of unedited cells; where cells are all
+    that is trained, it is `accuracy` too.
+
+    Args:
+        labels: the class names by label.
+        loss: "image", "patch" or "both", as in the schedule.
 
     Source: ours.
     """
-    return ["update", "lr", "loss", "accuracy", *(f"accuracy_{name}" for name in labels), "seconds"]
+    columns = ["update", "lr", "loss", "accuracy"]
+    if loss != "patch":
+        columns += [f"accuracy_{name}" for name in labels]
+    if loss == "both":
+        columns.append("patch_loss")
+    if loss != "image":
+        columns.append("patch_accuracy")
+    return [*columns, "seconds"]
 
 
-def write_training_csv(path: Path, labels: tuple[str, ...], log: np.ndarray) -> None:
+def write_training_csv(path: Path, columns: list[str], log: np.ndarray) -> None:
     """Write a log anew, so that the file holds these updates and no others.
 
     Args:
         path: of the file; its folder is made where it is missing.
-        labels: the class names by label.
+        columns: their names, see `log_columns`.
         log: (updates, columns) float64, may have no rows.
 
     Raises:
@@ -40,7 +54,7 @@ def write_training_csv(path: Path, labels: tuple[str, ...], log: np.ndarray) -> 
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(log_columns(labels))
+    writer.writerow(columns)
     writer.writerows(_cells(row) for row in log)
     with atomic_file(path) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from detector.dataset import Prefetch, TripletSampler
+from detector.dataset import TripletSampler
+from detector.prefetch import Prefetch
 from manifests.errors import ConfigError, ModelError
 
 SHAPE = (4, 6, 3)
@@ -21,10 +22,13 @@ class FakeSet:
 
     digest = "ab" * 32
 
-    def __init__(self, n_normals: int, rows: list[tuple[int, str]]):
+    def __init__(self, n_normals: int, rows: list[tuple], *, recipe: dict | None = None):
+        rows = [(*row, -1)[:3] for row in rows]
         self.n_normals = n_normals
-        self.negative_normal = np.array([normal for normal, _ in rows], dtype=np.int32)
-        self.negative_policy = np.array([policy for _, policy in rows], dtype=str)
+        self.manifest = SimpleNamespace(recipe=recipe or {})
+        self.negative_normal = np.array([normal for normal, _, _ in rows], dtype=np.int32)
+        self.negative_policy = np.array([policy for _, policy, _ in rows], dtype=str)
+        self.negative_level = np.array([level for _, _, level in rows], dtype=np.int64)
 
     def normal(self, index: int):
         return SimpleNamespace(image=np.full(SHAPE, index, dtype=np.uint8))
@@ -32,15 +36,20 @@ class FakeSet:
     def negative_image(self, index: int) -> np.ndarray:
         return np.full(SHAPE, 100 + index, dtype=np.uint8)
 
+    def __getitem__(self, index: int):
+        mask = np.zeros(SHAPE[:2], dtype=bool)
+        mask.flat[: 1 + index % 20] = True
+        return SimpleNamespace(image=self.negative_image(index), mask=mask)
+
 
 def full_set(n_normals: int, levels: int = 3) -> FakeSet:
     rows = [
-        (normal, policy)
+        (normal, policy, level)
         for policy in ("swap", "scar")
-        for _ in range(levels)
+        for level in range(levels)
         for normal in range(n_normals)
     ]
-    return FakeSet(n_normals, rows)
+    return FakeSet(n_normals, rows, recipe={"policies": ["swap", "scar"]})
 
 
 def contents(images: np.ndarray) -> np.ndarray:
@@ -52,7 +61,9 @@ def test_a_batch_is_normals_then_their_swaps_then_their_scars():
     source = full_set(9)
     sampler = TripletSampler(source, batch=4, seed=1)
     for update in range(6):
-        images, labels = sampler.batch(update)
+        batch = sampler.batch(update)
+        images, labels = batch.images, batch.labels
+        assert batch.masks is None
         assert images.shape == (12, *SHAPE) and images.dtype == np.uint8
         assert labels.dtype == np.int64
         assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -72,11 +83,12 @@ def test_an_update_depends_on_seed_and_number_only():
     expected = {update: forward.batch(update) for update in range(8)}
     backward = TripletSampler(source, batch=4, seed=7)
     for update in reversed(range(8)):
-        images, labels = backward.batch(update)
-        np.testing.assert_array_equal(images, expected[update][0])
-        np.testing.assert_array_equal(labels, expected[update][1])
+        batch = backward.batch(update)
+        np.testing.assert_array_equal(batch.images, expected[update].images)
+        np.testing.assert_array_equal(batch.labels, expected[update].labels)
+        np.testing.assert_array_equal(batch.rows, expected[update].rows)
     other = TripletSampler(source, batch=4, seed=8)
-    assert any((other.batch(u)[0] != expected[u][0]).any() for u in range(8))
+    assert any((other.batch(u).images != expected[u].images).any() for u in range(8))
 
 
 def test_global_random_state_is_left_alone():
@@ -100,7 +112,7 @@ def test_no_normal_comes_twice_in_an_epoch():
 
 def test_all_negatives_of_a_normal_are_drawn_about_equally_often():
     source = FakeSet(2, [(0, "swap")] * 4 + [(1, "swap")] + [(0, "scar"), (1, "scar")])
-    sampler = TripletSampler(source, batch=2, seed=0)
+    sampler = TripletSampler(source, batch=2, seed=0, negatives=("swap", "scar"))
     counts = Counter()
     for update in range(400):
         normals, (swaps, scars) = sampler.draw(update)
@@ -122,8 +134,8 @@ def test_normals_without_a_negative_of_every_class_are_left_out():
 def test_few_normals_are_drawn_with_replacement_and_it_shows():
     sampler = TripletSampler(full_set(3), batch=8, seed=3)
     assert sampler.is_with_replacement
-    images, labels = sampler.batch(0)
-    assert len(images) == len(labels) == 24
+    batch = sampler.batch(0)
+    assert len(batch.images) == len(batch.labels) == 24
     drawn = [sampler.draw(update)[0].tolist() for update in range(4)]
     assert {n for batch in drawn for n in batch} == {0, 1, 2}
     assert drawn[0] != drawn[1]
@@ -131,11 +143,9 @@ def test_few_normals_are_drawn_with_replacement_and_it_shows():
 
 
 def test_one_class_can_be_enough():
-    sampler = TripletSampler(
-        FakeSet(3, [(n, "swap") for n in range(3)]), batch=2, classes=("swap",)
-    )
-    images, labels = sampler.batch(0)
-    assert labels.tolist() == [0, 0, 1, 1] and len(images) == 4
+    sampler = TripletSampler(FakeSet(3, [(n, "swap") for n in range(3)]), batch=2)
+    batch = sampler.batch(0)
+    assert batch.labels.tolist() == [0, 0, 1, 1] and len(batch.images) == 4
     assert sampler.labels == ("normal", "swap")
 
 
@@ -149,7 +159,7 @@ def test_one_class_can_be_enough():
 )
 def test_a_set_without_a_class_is_refused_by_name(rows, named):
     with pytest.raises(ModelError, match=named):
-        TripletSampler(FakeSet(2, rows), batch=2)
+        TripletSampler(FakeSet(2, rows), batch=2, negatives=("swap", "scar"))
 
 
 def test_fewer_than_two_usable_normals_are_refused():
@@ -159,11 +169,145 @@ def test_fewer_than_two_usable_normals_are_refused():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"batch": 0}, {"seed": -1}, {"classes": ()}, {"classes": ("swap", "swap")}],
+    [
+        {"batch": 0},
+        {"seed": -1},
+        {"negatives": ("swap", "swap")},
+        {"negatives": ("normal",)},
+        {"shares": (1.0,)},
+        {"shares": (1.0, 0.0)},
+        {"levels": (0, 7)},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError):
         TripletSampler(full_set(4), **settings)
+
+
+# ---- kinds, shares and levels -------------------------------------------------------------------
+
+
+def test_defaults_draw_what_the_first_release_drew():
+    # Written down before there were shares and levels: models must come out the same.
+    sampler = TripletSampler(full_set(9), batch=4, seed=1)
+    normals, (swaps, scars) = sampler.draw(0)
+    assert normals.tolist() == [7, 0, 1, 4]
+    assert (swaps.tolist(), scars.tolist()) == ([16, 9, 19, 13], [34, 36, 28, 31])
+    normals, (swaps, scars) = sampler.draw(5)
+    assert normals.tolist() == [7, 2, 0, 6]
+    assert (swaps.tolist(), scars.tolist()) == ([7, 11, 9, 24], [52, 29, 45, 42])
+    normals, (swaps, scars) = TripletSampler(full_set(3), batch=5, seed=1).draw(2)
+    assert normals.tolist() == [2, 1, 0, 0, 1]
+    assert (swaps.tolist(), scars.tolist()) == ([8, 7, 6, 3, 1], [17, 10, 9, 9, 10])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ({"policies": ["swap", "cutpaste", "perlin"]}, ("swap", "cutpaste", "scar")),
+        ({"policies": ["scar", "swap", "scar"]}, ("scar", "swap", "cutpaste")),
+        ({"policies": "swap"}, ("cutpaste", "scar", "swap")),
+        ({}, ("cutpaste", "scar", "swap")),
+    ],
+)
+def test_all_kinds_of_the_set_in_the_order_of_its_recipe(recipe, expected):
+    rows = [(n, kind) for n in range(3) for kind in ("scar", "swap", "cutpaste")]
+    source = FakeSet(3, rows, recipe=recipe)
+    assert TripletSampler(source, batch=2).labels == ("normal", *expected)
+    named = TripletSampler(source, batch=2, negatives=("swap", "cutpaste"))
+    assert named.labels == ("normal", "swap", "cutpaste")
+    del source.manifest
+    assert TripletSampler(source, batch=2).labels == ("normal", "cutpaste", "scar", "swap")
+
+
+def test_a_share_under_one_is_owned_by_the_first_normals():
+    source = full_set(9)
+    sampler = TripletSampler(source, batch=4, seed=1, shares=(0.5, 0.1))
+    assert sampler.counts == (4, 2, 1)
+    for update in range(5):
+        normals, (swaps, scars) = sampler.draw(update)
+        assert source.negative_normal[swaps].tolist() == normals[:2].tolist()
+        assert source.negative_normal[scars].tolist() == normals[:1].tolist()
+        batch = sampler.batch(update)
+        assert batch.labels.tolist() == [0, 0, 0, 0, 1, 1, 2]
+        assert contents(batch.images).tolist() == [*normals, *(100 + swaps), *(100 + scars)]
+    # The normals are those of any other shares.
+    assert normals.tolist() == TripletSampler(source, batch=4, seed=1).draw(4)[0].tolist()
+
+
+def test_a_share_over_one_takes_the_normals_in_turn_with_fresh_draws():
+    source = full_set(9, levels=50)
+    sampler = TripletSampler(source, batch=4, seed=1, shares=(2.5, 1))
+    assert sampler.counts == (4, 10, 4)
+    normals, (swaps, scars) = sampler.draw(0)
+    assert source.negative_normal[swaps].tolist() == [*normals, *normals, *normals[:2]]
+    assert len(set(swaps.tolist())) == 10
+    assert len(scars) == 4
+
+
+def test_halves_round_to_even():
+    assert TripletSampler(full_set(9), batch=5, shares=(0.5, 0.3)).counts == (5, 2, 2)
+
+
+def test_only_levels_in_play_are_drawn():
+    rows = [(n, "swap", level) for level in (2, 3, 4) for n in range(4)]
+    rows += [(n, "cutpaste", -1) for n in range(4)]
+    source = FakeSet(4, rows, recipe={"policies": ["swap", "cutpaste"]})
+    sampler = TripletSampler(source, batch=4, levels=(4, 2))
+    drawn = {int(j) for update in range(40) for j in sampler.draw(update)[1][0]}
+    assert drawn == {0, 1, 2, 3, 8, 9, 10, 11}
+    assert {int(j) for j in sampler.draw(0)[1][1]} == {12, 13, 14, 15}
+    assert sampler.levels == (4, 2)
+    assert sorted(sampler.rows) == [0, 1, 2, 3, *range(4, 8), *range(12, 16), *range(16, 20)]
+
+
+def test_a_level_the_set_has_not_is_refused_with_those_it_has():
+    with pytest.raises(ConfigError, match=r"no level 7 \(expected 0, 1, 2, got 1, 7\)"):
+        TripletSampler(full_set(4), batch=2, levels=(1, 7))
+    flat = FakeSet(3, [(n, "cutpaste") for n in range(3)])
+    with pytest.raises(ConfigError, match="made without saliency"):
+        TripletSampler(flat, batch=2, levels=(1,))
+
+
+def test_a_kind_without_negatives_of_the_levels_is_refused():
+    rows = [(n, "swap", 1) for n in range(3)] + [(n, "scar", 2) for n in range(3)]
+    with pytest.raises(ModelError, match="no scar negatives of these levels"):
+        TripletSampler(FakeSet(3, rows), batch=2, negatives=("swap", "scar"), levels=(1,))
+
+
+def test_rows_number_the_images_of_the_set():
+    source = full_set(5)
+    sampler = TripletSampler(source, batch=3, seed=2)
+    assert sorted(sampler.rows) == list(range(5 + 30))
+    batch = sampler.batch(1)
+    for row, image in zip(batch.rows, batch.images, strict=True):
+        np.testing.assert_array_equal(sampler.image(int(row)), image)
+    blind = sampler.batch(1, with_images=False)
+    assert blind.images is None and blind.masks is None
+    np.testing.assert_array_equal(blind.rows, batch.rows)
+
+
+def test_rows_leave_out_what_cannot_be_drawn():
+    rows = [(0, "swap"), (1, "swap"), (2, "swap"), (0, "scar"), (2, "scar")]
+    sampler = TripletSampler(FakeSet(4, rows, recipe={"policies": ["swap", "scar"]}), batch=2)
+    assert sampler.rows.tolist() == [0, 2, 4, 6, 7, 8]
+
+
+def test_masks_come_when_asked_for():
+    source = full_set(9)
+    sampler = TripletSampler(source, batch=4, seed=1)
+    batch = sampler.batch(2, with_masks=True)
+    assert batch.masks.shape == (12, *SHAPE[:2]) and batch.masks.dtype == bool
+    assert not batch.masks[:4].any()
+    for row, mask in zip(batch.rows[4:], batch.masks[4:], strict=True):
+        np.testing.assert_array_equal(mask, source[int(row) - 9].mask)
+    np.testing.assert_array_equal(batch.images, sampler.batch(2).images)
+    blind = sampler.batch(2, with_images=False, with_masks=True)
+    assert blind.images is None
+    np.testing.assert_array_equal(blind.masks, batch.masks)
+
+
+# ---- reading ahead ------------------------------------------------------------------------------
 
 
 def test_prefetch_keeps_the_order():

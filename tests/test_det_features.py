@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detector.features import FeatureExtractor, valid_cells
+from detector.joined_features import JoinedFeatures
 from manifests.errors import ConfigError, ModelError
 from manifests.images import Geometry
 from manifests.weights import Network, load_network
@@ -220,3 +221,24 @@ def test_the_embedded_architecture():
     assert extractor.dim == 152
     assert extractor.grid(64, 96) == (8, 12)
     assert extractor(make_images(1)).shape == (1, 8, 12, 152)
+
+
+def test_joined_features_are_each_extractors_side_by_side():
+    images = make_images()
+    boxes = [(16, 0, 32, 96), (0, 13, 64, 70)]
+    parts = [FeatureExtractor(make_network(), stages=stages) for stages in ((2, 3), (2,))]
+    joined = JoinedFeatures(parts)
+    assert joined.dim == 6 + 3
+    features = joined(images, canvas_boxes=boxes)
+    assert features.shape == (2, 8, 12, 9)
+    assert torch.equal(features[..., :6], parts[0](images, canvas_boxes=boxes))
+    assert torch.equal(features[..., 6:], parts[1](images, canvas_boxes=boxes))
+    assert torch.equal(JoinedFeatures(parts[:1])(images), parts[0](images))
+
+
+def test_features_that_cannot_be_joined_are_refused():
+    parts = [FeatureExtractor(make_network(), stages=(stage,)) for stage in (2, 3)]
+    with pytest.raises(ModelError, match="different grids"):
+        JoinedFeatures(parts)(make_images())
+    with pytest.raises(ConfigError, match="no features"):
+        JoinedFeatures([])

@@ -7,74 +7,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from detector.coreset import coreset_size
-from detector.detectors import CONFIGS, DETECTORS, PatchCore, PatchCoreConfig
+from detector.detectors import PatchCore, PatchCoreConfig
 from detector.features import valid_cells
 from manifests.errors import ConfigError, ModelError
-from manifests.images import Geometry
-from manifests.weights import Network
 from reference import patchcore as literal
+from reference.small_networks import (
+    BOXES,
+    FULL,
+    GEOMETRY,
+    batches,
+    defect,
+    make_images,
+    make_network,
+)
 
-GEOMETRY = Geometry(height=32, width=48)
-FULL = (0, 0, 32, 48)
 CONFIG = PatchCoreConfig(coreset_ratio=0.2, batch=3)
-
-
-def make_network(channels: int = 8) -> Network:
-    """Random 2×2 convolutions of stride 2, seeded without touching the global generator."""
-    generator = torch.Generator().manual_seed(0)
-    module = nn.Sequential()
-    width = 3
-    for _ in range(4):
-        with torch.random.fork_rng(devices=[]):
-            convolution = nn.Conv2d(width, channels, 2, stride=2)
-        for parameter in convolution.parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            parameter.data = values / (4 * width) ** 0.5
-        module.append(nn.Sequential(convolution, nn.ReLU()))
-        width = channels
-    return Network(
-        name="small",
-        module=module.eval().requires_grad_(False),
-        digest="0" * 64,
-        mean=(127.0, 127.0, 127.0),
-        std=(64.0, 64.0, 64.0),
-        levels={},
-        stages={stage: str(stage) for stage in range(4)},
-        source="random",
-    )
-
-
-def make_images(count: int, seed: int = 0, geometry: Geometry = GEOMETRY) -> np.ndarray:
-    """Noise around a shared gradient, R != G != B."""
-    source = np.random.default_rng(seed)
-    gradient = np.linspace(40, 160, geometry.width)[None, None, :, None]
-    shape = (count, geometry.height, geometry.width, 3)
-    values = gradient * np.array([1.0, 0.7, 0.4]) + source.normal(0, 20, shape)
-    return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def batches(images: np.ndarray, boxes=None, batch: int = 4):
-    boxes = [FULL] * len(images) if boxes is None else boxes
-    for start in range(0, len(images), batch):
-        yield images[start : start + batch], boxes[start : start + batch]
 
 
 def fitted(images: np.ndarray, boxes=None, config: PatchCoreConfig = CONFIG) -> PatchCore:
     detector = PatchCore(make_network(), GEOMETRY, config)
     detector.fit(batches(images, boxes))
     return detector
-
-
-def defect(image: np.ndarray) -> np.ndarray:
-    damaged = image.copy()
-    damaged[8:20, 20:30] = (250, 5, 250)
-    return damaged
-
-
-BOXES = [FULL, (0, 8, 32, 32), (8, 0, 16, 48), FULL, (4, 4, 22, 40)]
 
 
 def literal_scores(detector, image, box, *, exclude=None):
@@ -232,14 +187,6 @@ def test_state_round_trip_and_determinism():
         copy.training_scores()
 
 
-def test_inputs_may_be_read_only_and_stay_as_they_are():
-    images = make_images(4)
-    images.flags.writeable = False
-    before = images.copy()
-    fitted(images).score(images)
-    assert np.array_equal(images, before)
-
-
 def test_fit_reports_progress_and_takes_a_generator_once():
     calls = []
     detector = PatchCore(make_network(), GEOMETRY, CONFIG)
@@ -264,22 +211,6 @@ def test_too_few_images():
         fitted(make_images(0))
     with pytest.raises(ModelError, match="at least 2"):
         fitted(make_images(1)).training_scores()
-
-
-def test_unfitted_and_unfitting_use_is_refused():
-    detector = PatchCore(make_network(), GEOMETRY, CONFIG)
-    with pytest.raises(ModelError, match="fit it first"):
-        detector.score(make_images(1))
-    with pytest.raises(ModelError, match="fit it first"):
-        detector.training_scores()
-    detector = fitted(make_images(3))
-    with pytest.raises(ModelError, match="do not fit the model"):
-        detector.score(np.zeros((1, 48, 32, 3), dtype=np.uint8))
-    with pytest.raises(ModelError, match="do not fit the model"):
-        detector.score(np.zeros((1, 32, 48, 3), dtype=np.float32))
-    with pytest.raises(ModelError, match="one canvas box"):
-        detector.score(make_images(2), [FULL])
-    assert detector.score(make_images(0)).map.shape == (0, 32, 48)
 
 
 def test_a_bank_of_another_network_is_refused():
@@ -307,17 +238,67 @@ def test_configs_that_cannot_work_are_refused(change):
         replace(CONFIG, **change)
 
 
-@pytest.mark.parametrize("name", sorted(DETECTORS))
-def test_every_detector_offers_the_whole_protocol(name):
-    config = CONFIGS[name]()
-    detector = DETECTORS[name](make_network(), GEOMETRY, config)
-    assert detector.needs <= {"mask", "saliency"}
-    images = make_images(40)
+def test_several_banks_from_features_computed_once():
+    images = make_images(6)
+    training = PatchCore(make_network(), GEOMETRY, CONFIG).collect(batches(images, BOXES + [FULL]))
+    before = training.features.clone()
+    assert len(training) == 6 and training.offsets[-1] == len(training.features)
+    assert training.owners().tolist() == sorted(training.owners().tolist())
+    for config in (CONFIG, replace(CONFIG, seed=1), replace(CONFIG, coreset_ratio=0.5)):
+        whole = fitted(images, BOXES + [FULL], config)
+        calls = []
+        shared = PatchCore(make_network(), GEOMETRY, config)
+        shared.fit_features(training, progress=lambda *counts, to=calls: to.append(counts))
+        assert calls[-1] == (len(shared.bank), len(shared.bank))
+        for name, tensor in whole.state().items():
+            assert torch.equal(tensor, shared.state()[name])
+        for one, other in zip(whole.training_scores(), shared.training_scores(), strict=True):
+            assert np.array_equal(one, other)
+    assert torch.equal(training.features, before)
+
+
+def test_several_detectors_score_features_computed_once():
+    one, other = fitted(make_images(6)), fitted(make_images(6), config=replace(CONFIG, seed=1))
+    images = make_images(3, seed=1)
+    patches, valid, boxes = one.patches(images, BOXES[:3])
+    assert len(patches) == valid.sum() and boxes.tolist() == [list(box) for box in BOXES[:3]]
+    for detector in (one, other):
+        expected = detector.score(images, BOXES[:3])
+        found = detector.score_features(patches, valid, boxes)
+        assert np.array_equal(expected.image, found.image)
+        assert np.array_equal(expected.map, found.map)
+    assert not np.array_equal(one.score(images).image, other.score(images).image)
+
+
+def test_features_of_other_dimensions_are_refused():
+    training = PatchCore(make_network(channels=4), GEOMETRY, CONFIG).collect(
+        batches(make_images(3))
+    )
+    detector = PatchCore(make_network(), GEOMETRY, CONFIG)
+    with pytest.raises(ModelError, match="another network"):
+        detector.fit_features(training)
+    with pytest.raises(ModelError, match="fit it first"):
+        detector.score(make_images(1))
+
+
+def test_the_untuned_network_is_looked_at_beside_the_tuned_one():
+    images = make_images(5)
+    tuned, untuned = make_network(), make_network(seed=1)
+    detector = PatchCore(tuned, GEOMETRY, CONFIG, untuned=untuned)
+    alone = [
+        PatchCore(network, GEOMETRY, CONFIG).patches(images)[0] for network in (tuned, untuned)
+    ]
+    assert torch.equal(detector.patches(images)[0], torch.cat(alone, dim=1))
     detector.fit(batches(images))
-    image_scores, maxima = detector.training_scores()
-    assert image_scores.shape == maxima.shape == (40,)
-    copy = DETECTORS[name].from_state(make_network(), GEOMETRY, config, detector.state())
-    scores = copy.score(images[:4], [FULL] * 4)
-    assert scores.image.shape == (4,)
-    assert scores.map.shape == (4, 32, 48)
-    assert np.isfinite(scores.map).all()
+    state = detector.state()
+    assert state["features"].shape[1] == 2 * fitted(images).bank.dim
+    copy = PatchCore.from_state(tuned, GEOMETRY, CONFIG, state, untuned=untuned)
+    assert np.array_equal(copy.score(images).map, detector.score(images).map)
+    swapped = PatchCore.from_state(untuned, GEOMETRY, CONFIG, state, untuned=tuned)
+    assert not np.allclose(swapped.score(images).image, copy.score(images).image, rtol=0.1)
+    with pytest.raises(ModelError, match="another network"):
+        PatchCore.from_state(tuned, GEOMETRY, CONFIG, state)
+
+
+def test_the_bank_says_its_size():
+    assert fitted(make_images(6)).summary() == "bank of 29 patches"

@@ -12,9 +12,19 @@ import pytest
 from conftest import IMAGE_SIZE, invoke_det, invoke_gen
 from safetensors.numpy import load_file
 
+from detector.activation_cache import ActivationCache
 from detector.cli import main
+from detector.config import FitConfig
+from detector.detectors import Scores
+from detector.evaluate import evaluate, evaluation_of, load_test_images
 from detector.model import load_model
-from manifests.images import read_image
+from detector.pipeline import train_network
+from detector.train_config import TrainConfig
+from manifests.datasets import open_data
+from manifests.errors import ConfigError, DataError
+from manifests.images import DEFAULT_MAX_PIXELS, Geometry, read_image
+from manifests.negative_set import NegativeSet
+from manifests.weights import load_network
 
 
 @pytest.fixture
@@ -41,6 +51,8 @@ def test_a_model_folder_holds_what_scoring_needs(fitted, built, category_name):
     assert record["category"] == category_name
     assert record["geometry"] == {"height": 96, "width": 80, "fit": "stretch"}
     assert record["config"]["train"]["updates"] == 0
+    assert record["config"]["detector"] == "patchcore" and record["model_version"] == 2
+    assert set(record["files"]) == {"extractor.safetensors", "bank.safetensors"}
     assert record["image_threshold"]["n"] == 9
     assert len(record["training_files"]) == 9
     assert "/" not in json.dumps(record["versions"])
@@ -122,7 +134,8 @@ def test_fit_names_what_the_set_lacks(sample_data, tmp_path):
         "build", sample_data, "--out", tmp_path / "s", "--image-size", IMAGE_SIZE, "--jobs", 1,
         "--policies", "swap", "--levels", "2", "--quiet",
     )  # fmt: skip
-    result = invoke_det("fit", tmp_path / "s", "--out", tmp_path / "m", *TRAINING, exit_code=1)
+    options = ("fit", tmp_path / "s", "--out", tmp_path / "m", *TRAINING)
+    result = invoke_det(*options, "--negatives", "swap,scar", exit_code=1)
     assert "scar" in result.output
     invoke_det("fit", tmp_path / "s", "--out", tmp_path / "m", "--updates", 0, "--quiet")
 
@@ -168,28 +181,103 @@ CONFIG_OPTIONS = {
     "--reweight": (None, ("reweight", True)),
     "--false-alarm-rate": (0.2, ("false_alarm_rate", 0.2)),
     "--batch-images": (3, ("batch", 3)),
+    "--negatives": ("swap:2,scar", ("train", "shares", (2.0, 1.0))),
+    "--levels": ("2,3", ("train", "levels", (2, 3))),
+    "--loss": ("patch", ("train", "loss", "patch")),
+    "--ema": (0.9, ("train", "ema", 0.9)),
+    "--detector": ("gaussian", ("detector", "gaussian")),
+    "--with-untuned": (None, ("with_untuned", True)),
     "--network": ("resnet18", ("network", "resnet18")),
     "--preset": ("paper", ("network", "resnet18")),
 }
 
 
 @pytest.mark.parametrize("option", CONFIG_OPTIONS)
-def test_option_reaches_the_config(option, built, tmp_path, monkeypatch):
-    import detector.pipeline
-
-    seen = {}
-
-    def capture(folder, config, out, **options):
-        seen.update(config=config, folder=folder, out=out, **options)
-        raise SystemExit(0)
-
-    monkeypatch.setattr(detector.pipeline, "fit_model", capture)
+def test_option_reaches_the_config(option, config_of):
     value, (*path, expected) = CONFIG_OPTIONS[option]
-    invoke_det("fit", built, "--out", tmp_path, option, *([] if value is None else [value]))
-    found = seen["config"]
+    found = config_of(option, *([] if value is None else [value]))
+    assert FitConfig.from_json(json.loads(json.dumps(found.to_json()))) == found
     for name in path:
         found = getattr(found, name)
     assert found == expected
+
+
+@pytest.fixture
+def config_of(built, tmp_path, monkeypatch):
+    """The config that `fit` would use with some options."""
+    import detector.pipeline
+
+    def run(*options) -> FitConfig:
+        seen = {}
+
+        def capture(folder, config, out, **others):
+            seen.update(config=config)
+            raise SystemExit(0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(detector.pipeline, "fit_model", capture)
+            invoke_det("fit", built, "--out", tmp_path, *options)
+        return seen["config"]
+
+    return run
+
+
+def test_kinds_without_shares_and_cached_activations_reach_the_config(config_of):
+    train = config_of("--negatives", "scar, swap").train
+    assert (train.negatives, train.shares) == (("scar", "swap"), ())
+    train = config_of("--negatives", "scar:0.5").train
+    assert (train.negatives, train.shares) == (("scar",), (0.5,))
+    train = config_of("--cache-activations", "--freeze-stages", 2).train
+    assert train.cache_activations and train.freeze_stages == 2
+    assert config_of() == FitConfig(train=config_of("--schedule", "gentle").train)
+
+
+@pytest.mark.parametrize("value", ["swap,", "swap,swap:2", "swap:", "swap:x", ":1", "swap:0"])
+def test_negatives_that_are_none_are_a_usage_error(value, built, tmp_path):
+    result = invoke_det("fit", built, "--out", tmp_path, "--negatives", value, exit_code=2)
+    assert "--negatives" in result.output
+
+
+PATCHCORE_OPTIONS = {
+    "--stages": ("2,3",),
+    "--coreset": (0.01,),
+    "--coreset-max": (9,),
+    "--projection-dim": (128,),
+    "--reweight": (),
+    "--with-untuned": (),
+}
+
+
+@pytest.mark.parametrize("option", PATCHCORE_OPTIONS)
+def test_an_option_typed_for_another_detector_is_refused(option, built, tmp_path):
+    # Even where it is what the default would be: it was typed to have an effect.
+    result = invoke_det(
+        "fit", built, "--out", tmp_path, "--detector", "gaussian", option,
+        *PATCHCORE_OPTIONS[option], exit_code=2,
+    )  # fmt: skip
+    assert f"{option} is an option of the detector patchcore" in result.output
+
+
+def test_a_preset_gives_another_detector_what_it_can_use(config_of):
+    config = config_of("--preset", "paper", "--detector", "gaussian")
+    assert (config.network, config.train.lr) == ("resnet18", 0.03)
+    assert config.coreset_ratio == FitConfig().coreset_ratio
+    assert config_of("--preset", "paper").coreset_ratio == 0.001
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"detector": "knn"}, "--detector"),
+        ({"detector": "gaussian", "coreset_ratio": 0.1}, "--coreset"),
+        ({"detector": "gaussian", "stages": (1, 2)}, "--stages"),
+        ({"detector": "gaussian", "with_untuned": True}, "--with-untuned"),
+        ({"with_untuned": True, "train": TrainConfig(updates=0)}, "--updates 0"),
+    ],
+)
+def test_configs_that_contradict_themselves_are_refused(change, option):
+    with pytest.raises(ConfigError, match=option):
+        FitConfig(**change)
 
 
 # What the fields of the config do beyond training (whose own tests are in test_det_train.py).
@@ -224,6 +312,7 @@ def test_reweight_reaches_the_detector(built, category_name, tmp_path):
 
 def test_every_fit_option_is_tested():
     tested = {*CONFIG_OPTIONS} | {
+        "--cache-activations",
         "--out", "--weights", "--device", "--category", "--overwrite", "--json", "--quiet",
     }  # fmt: skip
     declared = {
@@ -248,9 +337,110 @@ def test_resnet18_with_a_weights_file_and_json(built, category_name, tmp_path):
         "--category", category_name,
     )  # fmt: skip
     (summary,) = json.loads(result.stdout)
-    assert summary["category"] == category_name and summary["bank_patches"] > 0
+    assert summary["category"] == category_name
+    assert summary["detector"] == "patchcore" and summary["learned"].startswith("bank of ")
     model = load_model(tmp_path / "m" / category_name)
     assert model.initial_digest == network.digest == model.detector.network.digest
+
+
+# other detectors
+
+
+@pytest.fixture(scope="module")
+def gaussian(built, tmp_path_factory) -> Path:
+    """Root of an untuned Gaussian model."""
+    out = tmp_path_factory.mktemp("gaussian")
+    result = invoke_det(
+        "fit", built, "--out", out, "--updates", 0, "--detector", "gaussian", "--quiet"
+    )
+    assert "Gaussian of 1280 dimensions" in result.stdout
+    return out
+
+
+def test_gaussian_from_fit_to_eval(gaussian, sample_data, category_name, tmp_path):
+    folder = gaussian / category_name
+    assert {path.name for path in folder.iterdir()} == {
+        "model.json", "extractor.safetensors", "gaussian.safetensors",
+    }  # fmt: skip
+    images = sample_data / category_name / "test"
+    assert len(scores_of(folder, images)) == 8
+    invoke_det("score", folder, images, "--heatmaps", tmp_path / "h", "--quiet")
+    assert read_image(next((tmp_path / "h" / "dent").iterdir())).std() > 1
+    result = invoke_det("eval", gaussian, sample_data, "--out", tmp_path, "--quiet", "--json")
+    (record,) = json.loads(result.stdout)
+    assert 0 <= record["metrics"]["image_auroc"] <= 1
+    assert 0 <= record["metrics"]["aupro"] <= 1
+
+
+def test_a_model_of_another_detector_is_replaced_whole(gaussian, built, category_name, tmp_path):
+    shutil.copytree(gaussian, tmp_path / "m")
+    options = ("fit", built, "--out", tmp_path / "m", "--updates", 0, "--quiet")
+    result = invoke_det(*options, "--detector", "gaussian")
+    assert "nothing to do" in result.output
+    result = invoke_det(*options, exit_code=1)
+    assert "--overwrite" in result.output
+    invoke_det(*options, "--overwrite")
+    folder = tmp_path / "m" / category_name
+    assert (folder / "bank.safetensors").is_file()
+    assert not (folder / "gaussian.safetensors").exists()
+
+
+def test_with_untuned_keeps_both_extractors(built, fitted, category_name, tmp_path):
+    options = ("fit", built, "--out", tmp_path, "--quiet")
+    both = (*options, *TRAINING, "--with-untuned")
+    invoke_det(*both)
+    folder = tmp_path / category_name
+    model, plain = load_model(folder), load_model(fitted / category_name).detector
+    assert model.detector.untuned.digest == plain.network.digest == model.initial_digest
+    assert model.detector.network.digest != plain.network.digest
+    assert model.detector.bank.dim == 2 * plain.bank.dim
+    assert "nothing to do" in invoke_det(*both).output
+    path = folder / "untuned.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    result = invoke_det("score", folder, tmp_path, exit_code=1)
+    assert "untuned.safetensors" in result.output and "damaged" in result.output
+    path.unlink()
+    result = invoke_det("score", folder, tmp_path, exit_code=1)
+    assert "untuned.safetensors: is missing" in result.output
+    path.write_bytes(data)
+    # Without the option the same folder holds one extractor again.
+    invoke_det(*options, "--updates", 0, "--overwrite")
+    assert not path.exists()
+
+
+def test_trainings_may_share_activations(built, category_name, tmp_path):
+    train = TrainConfig(
+        updates=2, batch=2, frozen_start=0, freeze_stages=2, lr=0.01, cache_activations=True
+    )
+    network, cache = load_network(), ActivationCache()
+    found = {}
+    with NegativeSet.open(built / category_name) as negative_set:
+        for name, shared in (("first", cache), ("again", cache), ("alone", None)):
+            (tmp_path / name).mkdir()
+            found[name] = train_network(
+                network, negative_set, FitConfig(train=train), tmp_path / name, cache=shared
+            ).network.digest
+            assert len(cache) > 0
+        untrained = FitConfig(train=TrainConfig(updates=0))
+        same = train_network(network, negative_set, untrained, tmp_path / "none")
+    assert found["first"] == found["again"] == found["alone"] != network.digest
+    assert same.network is network and not (tmp_path / "none").exists()
+
+
+def test_a_model_of_version_1_says_what_to_do(model, tmp_path):
+    record = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(record | {"model_version": 1}))
+    result = invoke_det("score", model, tmp_path, exit_code=1)
+    assert "another version" in result.output and "fit again" in result.output
+
+
+def test_a_model_of_an_unknown_detector_is_named(model, tmp_path):
+    record = json.loads((model / "model.json").read_text())
+    record["config"]["detector"] = "oracle"
+    (model / "model.json").write_text(json.dumps(record))
+    result = invoke_det("score", model, tmp_path, exit_code=1)
+    assert "unknown detector" in result.output and "oracle" in result.output
 
 
 def test_cuda_that_is_not_there(built, tmp_path, monkeypatch):
@@ -465,3 +655,69 @@ def test_crop_reports_lost_defect_area(sample_data, category_name, tmp_path):
     invoke_det("fit", tmp_path / "s", "--out", tmp_path / "m", "--updates", 0, "--quiet")
     result = invoke_det("eval", tmp_path / "m", sample_data, "--out", tmp_path / "r", "--quiet")
     assert "crop cuts off defect area" in result.stderr
+
+
+# test images in memory
+
+
+def test_images_in_memory_give_the_evaluation_of_the_stream(
+    fitted, sample_data, category_name, tmp_path
+):
+    data = tmp_path / "data" / category_name
+    shutil.copytree(sample_data / category_name, data)
+    shutil.copy(next((data / "train" / "good").iterdir()), data / "test" / "good" / "copy.png")
+    mask = next((data / "ground_truth" / "dent").iterdir())
+    cv2.imwrite(str(mask), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) * 0)
+    (category,) = open_data(data)
+    model = load_model(fitted / category_name)
+    calls = []
+    images = load_test_images(
+        model.geometry,
+        model.training_files,
+        category,
+        batch=3,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert images.canvases.shape == (len(images), 96, 80, 3) and images.canvases.dtype == np.uint8
+    assert calls[-1] == (9, 9)
+    streamed = evaluate(model, category, max_pixels=DEFAULT_MAX_PIXELS)
+    found = [model.detector.score(canvases, boxes) for canvases, boxes in images.batches(3)]
+    assert [len(scores.image) for scores in found] == [3, 3, 2]
+    scores = Scores(
+        np.concatenate([part.image for part in found]), np.concatenate([part.map for part in found])
+    )
+    kept = evaluation_of(images.truth, scores)
+    assert kept.samples == streamed.samples and kept.excluded == ("test/good/copy.png",)
+    assert kept.without_mask == streamed.without_mask != ()
+    for name in ("labels", "masks", "valid", "has_truth"):
+        assert np.array_equal(getattr(kept, name), getattr(streamed, name))
+    np.testing.assert_allclose(kept.scores, streamed.scores, rtol=1e-4)
+    np.testing.assert_allclose(kept.maps, streamed.maps, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="of 8 images"):
+        evaluation_of(images.truth, found[0])
+
+
+def test_images_in_memory_know_their_padding(sample_data, category_name):
+    (category,) = open_data(sample_data / category_name)
+    images = load_test_images(Geometry(64, 128, "letterbox"), frozenset(), category)
+    for (y, x, h, w), valid, canvas in zip(
+        images.truth.boxes, images.truth.valid, images.canvases, strict=True
+    ):
+        assert valid.sum() == h * w < 64 * 128
+        assert valid[y : y + h, x : x + w].all()
+        assert canvas[~valid].max() == 0
+
+
+def test_no_image_left_counts_bad_masks_too(sample_data, category_name, tmp_path):
+    data = tmp_path / category_name
+    shutil.copytree(sample_data / category_name, data)
+    for folder in (data / "test").iterdir():
+        if folder.name not in ("good", "dent"):
+            shutil.rmtree(folder)
+    shutil.rmtree(data / "test" / "good")
+    (data / "test" / "good").mkdir()
+    mask = next((data / "ground_truth" / "dent").iterdir())
+    cv2.imwrite(str(mask), np.full((100, 120), 255, np.uint8))
+    (category,) = open_data(data)
+    with pytest.raises(DataError, match="1 unusable"):
+        load_test_images(Geometry(64, 64), frozenset(), category, skip_bad=True)

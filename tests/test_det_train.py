@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,33 +21,10 @@ from detector.train_config import TrainConfig
 from detector.trainee import Diverged, Trainee
 from manifests.errors import ConfigError, ModelError, OutputError
 from manifests.weights import load_network, state_digest
-from reference.training import train_literally
+from reference.training import PaintedSet, train_literally
 
-HEIGHT, WIDTH = 40, 56
 LABELS = ("normal", "swap", "scar")
 SMALL = TrainConfig(updates=7, batch=3, lr=0.05, frozen_start=2, checkpoint_every=3, seed=4)
-
-
-class FakeSet:
-    """Reddish noise; a swap has a bright block, a scar dark lines."""
-
-    digest = "cd" * 32
-    n_normals = 8
-    negative_normal = np.tile(np.arange(8), 4)
-    negative_policy = np.array(["swap", "scar"] * 2).repeat(8)
-
-    def normal(self, index: int):
-        rng = np.random.default_rng(index)
-        image = rng.integers((120, 60, 30), (180, 120, 90), (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        return SimpleNamespace(image=image)
-
-    def negative_image(self, index: int) -> np.ndarray:
-        image = self.normal(int(self.negative_normal[index])).image
-        if self.negative_policy[index] == "swap":
-            image[5:25, 5:30] = 240
-        else:
-            image[::6] = 0
-        return image
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +33,14 @@ def network():
 
 
 def sampler_of(config: TrainConfig) -> TripletSampler:
-    return TripletSampler(FakeSet(), batch=config.batch, seed=config.seed)
+    return TripletSampler(
+        PaintedSet(),
+        batch=config.batch,
+        seed=config.seed,
+        negatives=config.negatives,
+        shares=config.shares,
+        levels=config.levels,
+    )
 
 
 def fit(network, config: TrainConfig, folder, **settings):
@@ -95,12 +79,12 @@ def test_training_equals_the_literal_loop(network, tmp_path, freeze_bn):
     )
     trained = fit(network, config, tmp_path)
     module = copy.deepcopy(network.module)
-    head = Trainee(network, config, labels=LABELS, device="cpu").head
+    head = Trainee(network, config, labels=LABELS, device="cpu").heads["head"]
     batches = []
     for update in range(config.updates):
-        images, labels = sampler_of(config).batch(update)
-        batches.append((network.preprocess(images), torch.from_numpy(labels)))
-    losses = train_literally(
+        batch = sampler_of(config).batch(update)
+        batches.append((network.preprocess(batch.images), torch.from_numpy(batch.labels)))
+    losses, _ = train_literally(
         module,
         head,
         batches,
@@ -143,7 +127,7 @@ def test_an_easy_task_is_learnt(network, tmp_path):
 def test_the_head_is_ours_and_depends_on_the_seed_only(network):
     def head(seed: int):
         config = dataclasses.replace(SMALL, seed=seed)
-        return Trainee(network, config, labels=LABELS, device="cpu").head
+        return Trainee(network, config, labels=LABELS, device="cpu").heads["head"]
 
     state = torch.random.get_rng_state()
     first, again, other = head(1), head(1), head(2)
@@ -428,9 +412,9 @@ def saved_bytes(network, config: TrainConfig, update: int) -> tuple[int, dict[st
             kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    images, labels = sampler_of(config).batch(update)
+    batch = sampler_of(config).batch(update)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trainee.update(update, images, labels)
+        trainee.update(update, batch)
     return sum(kept.values()), has_graph
 
 
@@ -568,6 +552,17 @@ def test_a_log_that_is_none_is_refused(tmp_path):
         ("seed", -1),
         ("precision", "fp16"),
         ("checkpoint_every", 0),
+        ("negatives", ("swap", "swap")),
+        ("negatives", ("normal",)),
+        ("negatives", "swap"),
+        ("negatives", (1,)),
+        ("levels", (2, 2)),
+        ("levels", (-1,)),
+        ("levels", (1.0,)),
+        ("loss", "pixel"),
+        ("ema", 1.0),
+        ("ema", -0.1),
+        ("cache_activations", 1),
     ],
 )
 def test_config_values_out_of_range_are_refused_by_name(field, value):
@@ -575,6 +570,38 @@ def test_config_values_out_of_range_are_refused_by_name(field, value):
         TrainConfig(**{field: value})
 
 
+@pytest.mark.parametrize("shares", [(0.0,), (101,), (math.nan,), (True,), 1.0])
+def test_shares_out_of_range_are_refused(shares):
+    with pytest.raises(ConfigError, match="--negatives cannot be used"):
+        TrainConfig(shares=shares)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"negatives": ("swap", "scar"), "shares": (1.0,)}, r"2 shares, got 1"),
+        ({"cache_activations": True}, r"--freeze-stages 1 or more"),
+        ({"loss": "patch", "freeze_stages": 4}, r"--loss patch .*--freeze-stages 3 or less"),
+        ({"loss": "both", "freeze_stages": 5}, r"--loss both .*--freeze-stages 3 or less"),
+    ],
+)
+def test_config_values_that_exclude_each_other_are_refused(fields, named):
+    with pytest.raises(ConfigError, match=named):
+        TrainConfig(**fields)
+
+
 def test_config_survives_json():
-    config = TrainConfig(updates=9, freeze_bn=True, precision="bf16")
-    assert TrainConfig(**config.to_json()) == config
+    config = TrainConfig(
+        updates=9,
+        freeze_bn=True,
+        precision="bf16",
+        negatives=("scar", "swap"),
+        shares=(0.5, 2),
+        levels=(3, 2),
+        loss="both",
+        ema=0.9,
+        freeze_stages=2,
+        cache_activations=True,
+    )
+    assert TrainConfig(**json.loads(json.dumps(config.to_json()))) == config
+    assert config.to_json()["levels"] == [3, 2]

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 import torch
 
+from manifests.errors import ModelError
 from manifests.images import Geometry
 from manifests.weights import Network
 
@@ -34,20 +35,50 @@ class Scores:
 class Detector(Protocol):
     """A method that learns what normal images look like and scores others.
 
-    Built as `Detector(network, geometry, config, device=...)`; a row in `DETECTORS` and one in the
-    shared tests make it available.
+    A row in `DETECTORS` and one in the shared tests make it available.
     """
 
     needs: ClassVar[frozenset[str]]
     """What the negative set must hold beyond normal images: any of "mask", "saliency"."""
+    state_file: ClassVar[str]
+    """Where a model folder keeps `state`."""
+    progress_unit: ClassVar[str]
+    """What `fit` counts, in the plural."""
+
+    network: Network
+    untuned: Network | None
+
+    def __init__(
+        self,
+        network: Network,
+        geometry: Geometry,
+        config: object,
+        *,
+        untuned: Network | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Args:
+            network: what images are looked at with, in eval mode.
+            geometry: canvas of all images.
+            config: the method's options.
+            untuned: the network before training, to be looked at with as well.
+            device: "cpu" or "cuda".
+
+        Raises:
+            ConfigError: a network that does not serve, or `untuned` where one is enough.
+        """
+        ...
 
     def fit(self, batches: Iterable[Batch], *, progress: Progress | None = None) -> None:
-        """Learn from normal images, which need not all be in memory.
+        """Learn from normal images, read once and in order; they need not all be in memory.
 
         Args:
             batches: pairs of images (B, H, W, 3) uint8 RGB and their canvas boxes (B, 4), the
                 `y, x, h, w` in px that are not padding.
-            progress: called with (done, total).
+            progress: called with (done, total), in `progress_unit`.
+
+        Raises:
+            ModelError: too few images, or images that do not fit the geometry.
         """
         ...
 
@@ -56,11 +87,22 @@ class Detector(Protocol):
 
         Returns:
             image scores (n,) and maxima of the score maps (n,), float32, in the order of `fit`.
+
+        Raises:
+            ModelError: too few images to leave one out, or no `fit` before.
         """
         ...
 
     def score(self, images: np.ndarray, canvas_boxes: Boxes | None = None) -> Scores:
-        """Scores of (B, H, W, 3) uint8 RGB images; no boxes, no padding."""
+        """Scores of (B, H, W, 3) uint8 RGB images; no boxes, no padding.
+
+        Raises:
+            ModelError: not fitted, or images that do not fit the geometry.
+        """
+        ...
+
+    def summary(self) -> str:
+        """What was learned, in a few words. Raises ModelError where nothing was."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -75,7 +117,60 @@ class Detector(Protocol):
         config: object,
         state: Mapping[str, torch.Tensor],
         *,
+        untuned: Network | None = None,
         device: str = "cpu",
     ) -> Self:
-        """A fitted detector from what `state` returned."""
+        """A fitted detector from what `state` returned.
+
+        Raises:
+            ModelError: tensors that are not those, or of another network.
+        """
         ...
+
+
+def checked_boxes(images: np.ndarray, canvas_boxes: Boxes | None, geometry: Geometry) -> np.ndarray:
+    """(B, 4) int64 canvas boxes of a batch that fits the geometry; none given, no padding.
+
+    Raises:
+        ModelError: images of another shape or dtype, or not one box per image.
+    """
+    canvas = (geometry.height, geometry.width)
+    if images.ndim != 4 or images.shape[1:] != (*canvas, 3) or images.dtype != np.uint8:
+        raise ModelError(
+            "images do not fit the model",
+            expected=f"(B, {canvas[0]}, {canvas[1]}, 3) uint8",
+            got=f"{images.shape} {images.dtype}",
+        )
+    if canvas_boxes is None:
+        canvas_boxes = [(0, 0, *canvas)] * len(images)
+    boxes = np.asarray(canvas_boxes, dtype=np.int64).reshape(-1, 4)
+    if len(boxes) != len(images):
+        raise ModelError("one canvas box per image", expected=len(images), got=len(boxes))
+    return boxes
+
+
+def score_in_batches(
+    score: Callable[[np.ndarray, np.ndarray], Scores],
+    images: np.ndarray,
+    canvas_boxes: Boxes | None,
+    *,
+    geometry: Geometry,
+    batch: int,
+) -> Scores:
+    """Scores any number of images, `batch` at a time, with `score(images, boxes)`.
+
+    Raises:
+        ModelError: images that do not fit the geometry.
+    """
+    boxes = checked_boxes(images, canvas_boxes, geometry)
+    found = [
+        score(images[start : start + batch], boxes[start : start + batch])
+        for start in range(0, len(images), batch)
+    ]
+    if not found:
+        shape = (0, geometry.height, geometry.width)
+        return Scores(np.zeros(0, np.float32), np.zeros(shape, np.float32))
+    return Scores(
+        np.concatenate([scores.image for scores in found]),
+        np.concatenate([scores.map for scores in found]),
+    )

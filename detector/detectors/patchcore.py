@@ -10,10 +10,19 @@ import numpy as np
 import torch
 
 from detector.coreset import PROJECTION_DIM, coreset_size, k_centre
-from detector.detectors.base import Batch, Boxes, Progress, Scores
+from detector.detectors.base import (
+    Batch,
+    Boxes,
+    Progress,
+    Scores,
+    checked_boxes,
+    score_in_batches,
+)
 from detector.features import FeatureExtractor, valid_cells
+from detector.joined_features import JoinedFeatures
 from detector.memory_bank import MemoryBank
 from detector.score_map import SIGMA_PX, score_map, worst_cells
+from detector.training_features import TrainingFeatures, join_features
 from manifests.errors import ConfigError, ModelError
 from manifests.images import Geometry
 from manifests.weights import Network
@@ -61,47 +70,46 @@ class PatchCoreConfig:
             raise ConfigError("seed out of range", expected="at least 0", got=self.seed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Training:
-    """Features of the training images, kept from `fit` until they have been scored.
-
-    features (N, D) float32 on the CPU; image i owns rows offsets[i] to offsets[i + 1]; valid
-    (n, h, w) bool; boxes (n, 4) int64.
-    """
-
-    features: torch.Tensor
-    offsets: np.ndarray
-    valid: np.ndarray
-    boxes: np.ndarray
-
-
 class PatchCore:
-    """PatchCore on one network and one canvas.
+    """PatchCore on one network and one canvas; see `Detector`.
 
     Args:
-        network: feature extractor, in eval mode.
-        geometry: canvas of all images.
-        config: the method's options.
-        device: "cpu" or "cuda".
+        untuned: another network whose features are joined to those of `network`.
 
     Source: Roth et al. 2022. Differs: see `FeatureExtractor`, `k_centre` and `score_map`; bank
-    entries remember their image, so that training images can be scored without themselves.
+    entries remember their image, so that training images can be scored without themselves; joined
+    features are ours.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    state_file: ClassVar[str] = "bank.safetensors"
+    progress_unit: ClassVar[str] = "patches"
 
     def __init__(
-        self, network: Network, geometry: Geometry, config: PatchCoreConfig, *, device: str = "cpu"
+        self,
+        network: Network,
+        geometry: Geometry,
+        config: PatchCoreConfig,
+        *,
+        untuned: Network | None = None,
+        device: str = "cpu",
     ) -> None:
         self.network = network
+        self.untuned = untuned
         self.geometry = geometry
         self.config = config
         self.device = device
-        self.extractor = FeatureExtractor(
-            network, stages=config.stages, precision=config.precision, device=device
+        networks = [network] if untuned is None else [network, untuned]
+        self.extractor = JoinedFeatures(
+            [
+                FeatureExtractor(
+                    one, stages=config.stages, precision=config.precision, device=device
+                )
+                for one in networks
+            ]
         )
         self._bank: MemoryBank | None = None
-        self._training: _Training | None = None
+        self._training: TrainingFeatures | None = None
         self._training_scores: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -124,27 +132,32 @@ class PatchCore:
             ModelError: no images, or images that do not fit the geometry.
         """
         self._bank = self._training = self._training_scores = None
-        chunks: list[torch.Tensor] = []
-        valid: list[np.ndarray] = []
-        boxes: list[np.ndarray] = []
-        for images, canvas_boxes in batches:
-            patches, cells, checked = self._patches(images, canvas_boxes)
-            chunks.append(patches.cpu())
-            valid.append(cells)
-            boxes.append(checked)
-        if not chunks:
-            raise ModelError("no normal images to fit to")
-        features = _join(chunks)
-        shown = np.concatenate(valid)
-        counts = shown.sum((1, 2))
-        training = _Training(
-            features, np.concatenate([[0], np.cumsum(counts)]), shown, np.concatenate(boxes)
-        )
-        picks = self._choose(features, progress)
-        owner = torch.repeat_interleave(
-            torch.arange(len(counts), dtype=torch.int32), torch.from_numpy(counts)
-        )
-        self._bank = MemoryBank(features[picks].to(self.device), owner[picks])
+        self.fit_features(self.collect(batches), progress=progress)
+
+    def collect(self, batches: Iterable[Batch]) -> TrainingFeatures:
+        """The features that `fit` chooses a bank from; they depend on stages and precision only.
+
+        Raises:
+            ModelError: no images, or images that do not fit the geometry.
+        """
+        return join_features(self.patches(images, boxes) for images, boxes in batches)
+
+    def fit_features(self, training: TrainingFeatures, *, progress: Progress | None = None) -> None:
+        """The second half of `fit`, from features computed before and left as they are.
+
+        Args:
+            training: what `collect` of a detector with the same networks, stages and precision
+                returned; several detectors may share it.
+            progress: called with (patches chosen, patches wanted).
+
+        Raises:
+            ModelError: features of other dimensions.
+        """
+        self._bank = self._training = self._training_scores = None
+        self._check_dim(training.features.shape[1], "these features are")
+        picks = self._choose(training.features, progress)
+        owners = training.owners()[picks]
+        self._bank = MemoryBank(training.features[picks].to(self.device), owners)
         self._training = training
 
     def training_scores(self) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +179,7 @@ class PatchCore:
         training = self._training
         if training is None:
             raise ModelError("training scores exist only after fitting", hint="fit it first")
-        n = len(training.valid)
+        n = len(training)
         if n < 2:
             raise ModelError(
                 "training scores need other images to compare with",
@@ -176,9 +189,8 @@ class PatchCore:
         image = np.empty(n, dtype=np.float32)
         maxima = np.empty(n, dtype=np.float32)
         for i in range(n):
-            rows = slice(int(training.offsets[i]), int(training.offsets[i + 1]))
-            scores = self._score_patches(
-                training.features[rows].to(self.device),
+            scores = self.score_features(
+                training.features[training.rows(i)].to(self.device),
                 training.valid[i : i + 1],
                 training.boxes[i : i + 1],
                 exclude_image=i,
@@ -194,20 +206,18 @@ class PatchCore:
         Raises:
             ModelError: not fitted, or images that do not fit the geometry.
         """
-        bank = self.bank
-        found = []
-        for start in range(0, len(images), self.config.batch):
-            rows = slice(start, start + self.config.batch)
-            boxes = None if canvas_boxes is None else canvas_boxes[rows]
-            patches, valid, checked = self._patches(images[rows], boxes)
-            found.append(self._score_patches(patches.to(bank.features.device), valid, checked))
-        if not found:
-            shape = (0, self.geometry.height, self.geometry.width)
-            return Scores(np.zeros(0, np.float32), np.zeros(shape, np.float32))
-        return Scores(
-            np.concatenate([scores.image for scores in found]),
-            np.concatenate([scores.map for scores in found]),
+        _ = self.bank  # Refuses before anything is computed.
+
+        def score(batch: np.ndarray, boxes: np.ndarray) -> Scores:
+            return self.score_features(*self.patches(batch, boxes))
+
+        return score_in_batches(
+            score, images, canvas_boxes, geometry=self.geometry, batch=self.config.batch
         )
+
+    def summary(self) -> str:
+        """The bank's size in words."""
+        return f"bank of {len(self.bank)} patches"
 
     def state(self) -> dict[str, torch.Tensor]:
         """`features` (M, D) float32 and `image_index` (M,) int32 of the bank, on the CPU."""
@@ -224,6 +234,7 @@ class PatchCore:
         config: PatchCoreConfig,
         state: Mapping[str, torch.Tensor],
         *,
+        untuned: Network | None = None,
         device: str = "cpu",
     ) -> Self:
         """A fitted detector from what `state` returned.
@@ -234,14 +245,9 @@ class PatchCore:
         names = {"features", "image_index"}
         if set(state) != names:
             raise ModelError("malformed memory bank", expected=sorted(names), got=sorted(state))
-        detector = cls(network, geometry, config, device=device)
+        detector = cls(network, geometry, config, untuned=untuned, device=device)
         bank = MemoryBank(state["features"].to(device), state["image_index"])
-        if bank.dim != detector.extractor.dim:
-            raise ModelError(
-                "the memory bank is of another network or other stages",
-                expected=f"{detector.extractor.dim} dimensions",
-                got=bank.dim,
-            )
+        detector._check_dim(bank.dim, "the memory bank is")
         detector._bank = bank
         return detector
 
@@ -260,28 +266,25 @@ class PatchCore:
         )
         return picks.sort().values
 
-    def _patches(
-        self, images: np.ndarray, canvas_boxes: Boxes | None
+    def patches(
+        self, images: np.ndarray, canvas_boxes: Boxes | None = None
     ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """Features of the valid cells (P, D), which those are (B, h, w), and the boxes (B, 4)."""
-        canvas = (self.geometry.height, self.geometry.width)
-        if images.ndim != 4 or images.shape[1:] != (*canvas, 3) or images.dtype != np.uint8:
-            raise ModelError(
-                "images do not fit the model",
-                expected=f"(B, {canvas[0]}, {canvas[1]}, 3) uint8",
-                got=f"{images.shape} {images.dtype}",
-            )
-        if canvas_boxes is None:
-            canvas_boxes = [(0, 0, *canvas)] * len(images)
-        boxes = np.asarray(canvas_boxes, dtype=np.int64).reshape(-1, 4)
-        if len(boxes) != len(images):
-            raise ModelError("one canvas box per image", expected=len(images), got=len(boxes))
+        """Features of a batch's valid cells, as `score_features` takes them.
+
+        Returns:
+            features (P, D) float32 on `device`, in row-major order of the cells; which cells those
+            are, (B, h, w) bool; canvas boxes (B, 4) int64.
+
+        Raises:
+            ModelError: images that do not fit the geometry.
+        """
+        boxes = checked_boxes(images, canvas_boxes, self.geometry)
         features = self.extractor(images, canvas_boxes=boxes)
         grid = (features.shape[1], features.shape[2])
         valid = np.stack([valid_cells(grid, self.geometry, box) for box in boxes])
         return features[torch.from_numpy(valid).to(features.device)], valid, boxes
 
-    def _score_patches(
+    def score_features(
         self,
         patches: torch.Tensor,
         valid: np.ndarray,
@@ -289,7 +292,16 @@ class PatchCore:
         *,
         exclude_image: int | None = None,
     ) -> Scores:
-        """Scores from the features (P, D) of the `valid` (B, h, w) cells, in row-major order."""
+        """Scores from features, so that several detectors can share them.
+
+        Args:
+            patches, valid, boxes: what `patches` of a detector with the same networks, stages and
+                precision returned.
+            exclude_image: training image whose bank entries are left out.
+
+        Raises:
+            ModelError: not fitted, or no bank entry left.
+        """
         distance, nearest = self.bank.nearest(patches, exclude_image=exclude_image)
         is_valid = torch.from_numpy(valid).to(distance.device)
         grid = torch.zeros(valid.shape, device=distance.device)
@@ -313,17 +325,10 @@ class PatchCore:
         )
         return Scores(image.cpu().numpy(), maps.cpu().numpy())
 
-
-def _join(chunks: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate along the first axis, releasing each chunk once copied; empties the list.
-
-    The result's memory is touched only as it is filled, so the peak is one copy, not two.
-    """
-    total = sum(len(chunk) for chunk in chunks)
-    out = torch.empty((total, chunks[0].shape[1]), dtype=chunks[0].dtype)
-    end = total
-    while chunks:
-        chunk = chunks.pop()
-        out[end - len(chunk) : end] = chunk
-        end -= len(chunk)
-    return out
+    def _check_dim(self, got: int, what: str) -> None:
+        if got != self.extractor.dim:
+            raise ModelError(
+                f"{what} of another network or other stages",
+                expected=f"{self.extractor.dim} dimensions",
+                got=got,
+            )

@@ -1,0 +1,282 @@
+"""The options of `fit`, and the config they make.
+
+Beside `cli.py`, the only module here that knows click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from detector.config import (
+    DEFAULT_DETECTOR,
+    DEFAULT_SCHEDULE,
+    DETECTOR_OPTIONS,
+    SCHEDULES,
+    FitConfig,
+    refuse_option_of_another,
+    scheduled,
+)
+from detector.train_config import LOSSES, TrainConfig
+from manifests import command_line as common
+
+
+class SharesType(click.ParamType):
+    """`A,B:0.5`: different names, each with a number, 1 where none is given."""
+
+    name = "A[:N],B..."
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, tuple):
+            return value
+        found = {}
+        for item in str(value).split(","):
+            kind, colon, number = (part.strip() for part in item.partition(":"))
+            try:
+                share = float(number) if colon else 1.0
+            except ValueError:
+                self.fail(f"{item!r}: {number!r} is not a number", param, ctx)
+            if not kind or kind in found:
+                self.fail(f"{value!r} has an empty or repeated entry", param, ctx)
+            found[kind] = share
+        return tuple(found.items())
+
+
+class HeadStageType(click.ParamType):
+    """A stage's number, or `end` for what the network pools itself."""
+
+    name = "STAGE|end"
+
+    def convert(self, value, param, ctx):
+        if value == "end" or isinstance(value, int):
+            return value
+        if not str(value).isdecimal():
+            self.fail(f"{value!r} is neither a stage's number nor 'end'", param, ctx)
+        return int(value)
+
+
+PRESETS: dict[str, dict] = {
+    "paper": {"network": "resnet18", "schedule": "paper", "coreset": 0.001},
+}
+
+_OPTIONS = (
+    click.option(
+        "--network",
+        default="efficientnet_lite0",
+        show_default=True,
+        help="Extractor: efficientnet_lite0 (embedded), resnet18 (paper), or any timm name.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="File with the network's weights (.pth or .safetensors).",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="paper: ResNet18, its schedule, coreset 0.001.",
+    ),
+    click.option(
+        "--schedule",
+        type=click.Choice(list(SCHEDULES)),
+        help="Training schedule; single options below win over it.  [default: gentle]",
+    ),
+    click.option(
+        "--updates",
+        type=click.IntRange(min=0),
+        help="Training updates; 0 leaves the extractor untuned.  [default: of the schedule]",
+    ),
+    click.option("--lr", type=float, help="Learning rate.  [default: of the schedule]"),
+    click.option(
+        "--freeze-bn/--train-bn",
+        default=None,
+        help="Batch-norm statistics in training.  [default: of the schedule]",
+    ),
+    click.option(
+        "--frozen-start",
+        type=click.IntRange(min=0),
+        help="Updates that train the head only.  [default: of the schedule]",
+    ),
+    click.option(
+        "--freeze-stages",
+        type=click.IntRange(min=0, max=5),
+        help="Keep the stem and the stages below this one as they are.  [default: of the schedule]",
+    ),
+    click.option(
+        "--batch", default=32, show_default=True, help="Normals, and as many of each kind."
+    ),
+    click.option(
+        "--negatives",
+        type=SharesType(),
+        help="Kinds trained on, with their number per normal if not 1.  [default: all in the set]",
+    ),
+    click.option(
+        "--levels",
+        type=common.ListType(int),
+        help="Saliency levels whose negatives are trained on.  [default: all in the set]",
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(LOSSES),
+        default="image",
+        show_default=True,
+        help="What is learned: each image's kind, its edited cells, or both.",
+    ),
+    click.option(
+        "--head-stage",
+        type=HeadStageType(),
+        help="Stage that the images' kind is read from: 1 to 4, or end.  [default: of the "
+        "schedule]",
+    ),
+    click.option(
+        "--ema",
+        default=0.0,
+        show_default=True,
+        help="Decay of the weights' moving average; 0: off.",
+    ),
+    click.option(
+        "--cache-activations",
+        is_flag=True,
+        help="Keep what frozen stages give in memory; needs --freeze-stages.",
+    ),
+    click.option("--momentum", default=0.9, show_default=True, help="SGD momentum."),
+    click.option("--weight-decay", default=3e-5, show_default=True, help="SGD weight decay."),
+    click.option(
+        "--jitter", default=0.1, show_default=True, help="Colour jitter, all classes alike."
+    ),
+    click.option(
+        "--checkpoint-every", default=8, show_default=True, help="Updates between checkpoints."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Of training; auto takes bf16 where the processor is fast at it.",
+    ),
+    click.option(
+        "--feature-precision",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Of the features in the bank and in scoring.",
+    ),
+    click.option(
+        "--detector",
+        type=click.Choice(list(DETECTOR_OPTIONS)),
+        default=DEFAULT_DETECTOR,
+        show_default=True,
+        help="patchcore: nearest normal patch; gaussian: CutPaste's density of whole images.",
+    ),
+    click.option(
+        "--stages",
+        type=common.ListType(int),
+        default="2,3",
+        show_default=True,
+        help="Stages that feed PatchCore's bank; stage s has stride 2^(s+1).",
+    ),
+    click.option(
+        "--coreset", default=0.01, show_default=True, help="Share of patches in the bank."
+    ),
+    click.option("--coreset-max", type=click.IntRange(min=1), help="At most this many patches."),
+    click.option(
+        "--projection-dim", default=128, show_default=True, help="Dimensions of the coreset search."
+    ),
+    click.option("--reweight", is_flag=True, help="PatchCore's neighbourhood reweighting."),
+    click.option(
+        "--with-untuned",
+        is_flag=True,
+        help="Compare the untuned extractor's features as well; twice the time and memory.",
+    ),
+    click.option(
+        "--sigma", default=4.0, show_default=True, help="Blur of the map in px at 256 px."
+    ),
+    click.option(
+        "--false-alarm-rate",
+        default=0.01,
+        show_default=True,
+        help="Share of good parts that may exceed the thresholds.",
+    ),
+    click.option("--batch-images", default=8, show_default=True, help="Images per feature pass."),
+)
+
+
+def fit_options(command: Callable) -> Callable:
+    """Everything that shapes a model."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def fit_config(context: click.Context, options: Mapping[str, Any], device: str) -> FitConfig:
+    """The config that the options make, a preset among them.
+
+    Raises:
+        ConfigError: a value out of range, or an option typed for another detector.
+    """
+    from manifests.devices import has_fast_bf16
+
+    _refuse_typed_options_of_others(context, options["detector"])
+    negatives = options["negatives"] or ()
+    precision = options["precision"]
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    train = scheduled(TrainConfig(), options["schedule"] or DEFAULT_SCHEDULE)
+    overrides = {
+        name: options[name]
+        for name in ("updates", "lr", "freeze_bn", "frozen_start", "freeze_stages")
+        if options[name] is not None
+    }
+    stage = options["head_stage"]
+    head = {} if stage is None else {"head_stage": None if stage == "end" else stage}
+    if options["loss"] == "patch" and stage is None:
+        head = {"head_stage": None}  # a schedule's, which nobody typed
+    train = replace(
+        train,
+        batch=options["batch"],
+        momentum=options["momentum"],
+        weight_decay=options["weight_decay"],
+        jitter=options["jitter"],
+        checkpoint_every=options["checkpoint_every"],
+        precision=precision,
+        seed=options["seed"],
+        negatives=tuple(kind for kind, _ in negatives),
+        shares=() if all(share == 1 for _, share in negatives) else tuple(s for _, s in negatives),
+        levels=options["levels"] or (),
+        loss=options["loss"],
+        ema=options["ema"],
+        cache_activations=options["cache_activations"],
+        **overrides,
+        **head,
+    )
+    # A preset's values for another detector do not count: nobody typed them.
+    own = DETECTOR_OPTIONS[options["detector"]]
+    values = {name: options[_parameter(option)] for name, option in own.items()}
+    return FitConfig(
+        network=options["network"],
+        train=train,
+        detector=options["detector"],
+        sigma_px=options["sigma"],
+        false_alarm_rate=options["false_alarm_rate"],
+        precision=options["feature_precision"],
+        batch=options["batch_images"],
+        seed=options["seed"],
+        **values,
+    )
+
+
+def _refuse_typed_options_of_others(context: click.Context, detector: str) -> None:
+    for owner, options in DETECTOR_OPTIONS.items():
+        for name, option in options.items() if owner != detector else ():
+            source = context.get_parameter_source(_parameter(option))
+            if source is click.core.ParameterSource.COMMANDLINE:
+                refuse_option_of_another(detector, name)
+
+
+def _parameter(option: str) -> str:
+    """click's name of an option's value."""
+    return option.removeprefix("--").replace("-", "_")
