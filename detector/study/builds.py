@@ -114,7 +114,10 @@ def ensure_set(
     donor = _donor(request, others, training_files)
     if donor is not None and _whole(donor.folder, training_files) is None:
         ensure_set(donor, (), training_files=training_files, jobs=jobs, device=device, quiet=quiet)
-    command = build_command(request, jobs=jobs, device=device, quiet=quiet)
+    # Without a pass through the network there is nothing for a device to do.
+    command = build_command(
+        request, jobs=jobs, device=device if donor is None else None, quiet=quiet
+    )
     folders = [None]
     if donor is not None:
         folders = sorted(_whole(donor.folder, training_files).values())
@@ -144,10 +147,14 @@ def ensure_set(
     return found
 
 
-def build_command(request: SetRequest, *, jobs: int | None, device: str, quiet: bool) -> list[str]:
+def build_command(
+    request: SetRequest, *, jobs: int | None, device: str | None, quiet: bool
+) -> list[str]:
     """The command line of `cutswap-gen build` for a set."""
     command = [sys.executable, "-m", "generator.cli", "build", os.fspath(request.data.path)]
-    command += ["--out", os.fspath(request.folder), "--device", device]
+    command += ["--out", os.fspath(request.folder)]
+    if device is not None:
+        command += ["--device", device]
     if request.data.format is not None:
         command += ["--format", request.data.format]
     if request.data.train_list is not None:
