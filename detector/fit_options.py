@@ -141,7 +141,8 @@ _OPTIONS = (
     click.option(
         "--cache-activations",
         is_flag=True,
-        help="Keep what frozen stages give in memory; needs --freeze-stages.",
+        help="Keep what frozen stages give in memory, for one fixed jitter per image; needs "
+        "--freeze-stages.",
     ),
     click.option("--momentum", default=0.9, show_default=True, help="SGD momentum."),
     click.option("--weight-decay", default=3e-5, show_default=True, help="SGD weight decay."),
@@ -233,8 +234,10 @@ def fit_config(context: click.Context, options: Mapping[str, Any], device: str) 
     }
     stage = options["head_stage"]
     head = {} if stage is None else {"head_stage": None if stage == "end" else stage}
-    if options["loss"] == "patch" and stage is None:
-        head = {"head_stage": None}  # a schedule's, which nobody typed
+    if stage is None and (options["loss"] == "patch" or options["detector"] == "gaussian"):
+        # A schedule's, which nobody typed: cells have no image head, and the Gaussian looks at
+        # what the network gives at its end.
+        head = {"head_stage": None}
     train = replace(
         train,
         batch=options["batch"],

@@ -30,9 +30,9 @@ class Objective:
     """The heads of a training and the loss that follows from them.
 
     "image": cross-entropy of an MLP head on the features that the network pools at its end, or on
-    the mean over the cells of `config.head_stage`, with which the pass then ends. "patch": which cells of the stages
-    that the detector compares were edited; the pass then ends with the deeper of them, and what
-    lies beyond is not trained. "both": the sum.
+    the mean over the cells of `config.head_stage`. "patch": which cells of the stages that the
+    detector compares were edited. "both": the sum. The pass ends with the deepest stage that is
+    looked at, and what lies beyond is not trained.
 
     Args:
         network: says which submodules end its stages.

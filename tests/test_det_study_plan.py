@@ -246,7 +246,8 @@ def test_an_arm_that_fit_would_refuse_is_refused_by_name(options, message):
 
 def test_a_set_is_asked_for_as_a_user_would(tmp_path):
     data = DataSpec("parts", Path("photos"), "mvtec", None, ("bolt",))
-    request = request_set(data, "few", {"clusters": 2, "levels": [0, 1], "skip_bad": True}, tmp_path)
+    options = {"clusters": 2, "levels": [0, 1], "skip_bad": True}
+    request = request_set(data, "few", options, tmp_path)
     command = build_command(request, jobs=2, device="cpu", quiet=True)
     assert command[1:5] == ["-m", "generator.cli", "build", "photos"]
     text = " ".join(command)

@@ -105,9 +105,7 @@ def _score_banks(
         yield cell, cell_scores(evaluation_of(tests.truth, scores)), time.monotonic() - started
 
 
-def _detector(
-    cell: Cell, extractor: Extractor, negative_set: NegativeSet, device: str
-) -> Detector:
+def _detector(cell: Cell, extractor: Extractor, negative_set: NegativeSet, device: str) -> Detector:
     return make_detector(
         cell.config,
         extractor.network,
