@@ -6,8 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from conftest import REPO
 
 from detector.study.validation import read_split, validation_split, write_split
+from manifests.datasets import open_data
 from manifests.errors import ConfigError, DataError, OutputError
 from reference.statistics import validation
 
@@ -156,3 +158,12 @@ def test_missing_file_and_folder(tmp_path):
         read_split(tmp_path / "none.csv", ["a"], ["good"])
     with pytest.raises(OutputError):
         write_split(tmp_path / "no" / "split.csv", ["a"], ["good"])
+
+
+def test_the_committed_split_of_the_tiles_is_the_rules_own(tiles, tiles_list):
+    (category,) = open_data(tiles, train_list=tiles_list)
+    sources = [sample.source for sample in category.test]
+    defects = [sample.defect for sample in category.test]
+    found = read_split(REPO / "docs" / "studies" / "mtd-validation.csv", sources, defects)
+    assert found.sum() == 116
+    assert (found == validation_split(sources, defects)).all()
