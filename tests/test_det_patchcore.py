@@ -270,6 +270,21 @@ def test_several_detectors_score_features_computed_once():
     assert not np.array_equal(one.score(images).image, other.score(images).image)
 
 
+def test_detectors_that_differ_in_how_they_score_share_a_bank():
+    config = replace(CONFIG, reweight=True, sigma_px=1.0)
+    whole = fitted(make_images(6), config=config)
+    shared = PatchCore(make_network(), GEOMETRY, config)
+    shared.adopt_bank(fitted(make_images(6)).bank)
+    images = make_images(3, seed=1)
+    assert np.array_equal(shared.score(images).image, whole.score(images).image)
+    assert np.array_equal(shared.score(images).map, whole.score(images).map)
+    with pytest.raises(ModelError, match="only after fitting"):
+        shared.training_scores()
+    other = PatchCore(make_network(channels=4), GEOMETRY, config)
+    with pytest.raises(ModelError, match="another network"):
+        other.adopt_bank(whole.bank)
+
+
 def test_features_of_other_dimensions_are_refused():
     training = PatchCore(make_network(channels=4), GEOMETRY, CONFIG).collect(
         batches(make_images(3))

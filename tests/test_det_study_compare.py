@@ -37,6 +37,9 @@ updates = 0
 [arms.two]
 label = "two clusters"
 set = "two"
+[arms.reweighted]
+updates = 0
+reweight = true
 [arms.gauss]
 detector = "gaussian"
 updates = 0
@@ -74,10 +77,12 @@ def study(plan_file: Path, sample_data: Path, tmp_path_factory) -> Path:
 
 
 def test_every_cell_has_scores_and_a_record(study: Path):
-    # Two seeds of two coresets for three arms, of one Gaussian each.
-    assert len(list((study / "cells").glob("*.npz"))) == 2 * 2 * 3 + 2
+    # Two seeds of two coresets for four arms, of one Gaussian each.
+    assert len(list((study / "cells").glob("*.npz"))) == 2 * 2 * 4 + 2
     records = [json.loads(path.read_bytes()) for path in (study / "cells").glob("*.json")]
-    assert {record["arm"] for record in records} == {"untuned", "tuned", "two", "gauss"}
+    assert {record["arm"] for record in records} == {
+        "untuned", "tuned", "two", "reweighted", "gauss",
+    }  # fmt: skip
     assert {record["coreset"] for record in records if record["arm"] == "gauss"} == {None}
     # Two trained arms with two seeds each; nothing is kept for untuned ones.
     assert len(list((study / "extractors").iterdir())) == 4
@@ -92,18 +97,24 @@ def test_a_finished_study_computes_nothing_again(study: Path, plan_file, sample_
     assert {path: path.stat().st_mtime_ns for path in study.rglob("*.npz")} == before
 
 
-def test_a_cell_is_what_fit_and_eval_give(study: Path, sample_data, category_name, tmp_path):
-    (folder,) = [path for path in (study / "sets").iterdir() if "-two-" in path.name]
-    invoke_det(
-        "fit", folder, "--out", tmp_path / "m", "--updates", 2, "--frozen-start", 1, "--batch", 4,
-        "--coreset", 0.2, "--seed", 1,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("arm", "set_name", "options"),
+    [
+        ("two", "two", ["--updates", 2, "--frozen-start", 1, "--batch", 4]),
+        ("reweighted", "default", ["--updates", 0, "--reweight"]),
+    ],
+)
+def test_a_cell_is_what_fit_and_eval_give(
+    study: Path, sample_data, tmp_path, arm, set_name, options
+):
+    (folder,) = [path for path in (study / "sets").iterdir() if f"-{set_name}-" in path.name]
+    invoke_det("fit", folder, "--out", tmp_path / "m", *options, "--coreset", 0.2, "--seed", 1)
     result = invoke_det(
         "eval", tmp_path / "m", sample_data, "--out", tmp_path / "r", "--json", "--quiet"
     )
     (record,) = json.loads(result.stdout)
     cells = [json.loads(path.read_bytes()) for path in (study / "cells").glob("*.json")]
-    (cell,) = [c for c in cells if (c["arm"], c["coreset"], c["seed"]) == ("two", 0.2, 1)]
+    (cell,) = [c for c in cells if (c["arm"], c["coreset"], c["seed"]) == (arm, 0.2, 1)]
     for name in ("image_auroc", "pixel_auroc", "aupro"):
         assert cell["metrics"][name] == pytest.approx(record["metrics"][name], abs=1e-6)
 

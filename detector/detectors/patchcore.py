@@ -160,6 +160,16 @@ class PatchCore:
         self._bank = MemoryBank(training.features[picks].to(self.device), owners)
         self._training = training
 
+    def adopt_bank(self, bank: MemoryBank) -> None:
+        """Takes a bank that a detector of the same networks and stages has chosen.
+
+        Raises:
+            ModelError: features of other dimensions.
+        """
+        self._training = self._training_scores = None
+        self._check_dim(bank.dim, "this bank is")
+        self._bank = bank
+
     def training_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the training images, each against the bank without its own patches.
 
@@ -246,9 +256,7 @@ class PatchCore:
         if set(state) != names:
             raise ModelError("malformed memory bank", expected=sorted(names), got=sorted(state))
         detector = cls(network, geometry, config, untuned=untuned, device=device)
-        bank = MemoryBank(state["features"].to(device), state["image_index"])
-        detector._check_dim(bank.dim, "the memory bank is")
-        detector._bank = bank
+        detector.adopt_bank(MemoryBank(state["features"].to(device), state["image_index"]))
         return detector
 
     def _choose(self, features: torch.Tensor, progress: Progress | None) -> torch.Tensor:

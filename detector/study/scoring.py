@@ -1,4 +1,4 @@
-"""Scores of cells that share an extractor: features are computed once, banks chosen per cell."""
+"""Scores of cells that share an extractor: features and banks are made once for all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from detector.detectors import Detector, Scores
 from detector.evaluate import TestImages, evaluation_of
+from detector.memory_bank import MemoryBank
 from detector.pipeline import make_detector, normal_batches
 from detector.study.cell_scores import CellScores, cell_scores
 from detector.study.cells import Cell, digest_of
@@ -90,10 +91,15 @@ def _score_banks(
         parts.append((patches.cpu(), valid, checked))
         done += len(canvases)
         progress(done, total)
+    banks: dict[tuple, MemoryBank] = {}
     for cell in cells:
         started = time.monotonic()
         detector = _detector(cell, extractor, negative_set, device)
-        detector.fit_features(training)
+        key = _bank_key(cell)
+        if key not in banks:
+            detector.fit_features(training)
+            banks[key] = detector.bank
+        detector.adopt_bank(banks[key])
         found = [
             detector.score_features(patches.to(device), valid, boxes)
             for patches, valid, boxes in parts
@@ -103,6 +109,12 @@ def _score_banks(
             np.concatenate([scores.map for scores in found]),
         )
         yield cell, cell_scores(evaluation_of(tests.truth, scores)), time.monotonic() - started
+
+
+def _bank_key(cell: Cell) -> tuple:
+    """Equal for cells that choose the same patches of the same features."""
+    config = cell.config
+    return config.coreset_ratio, config.coreset_max, config.projection_dim, config.seed
 
 
 def _detector(cell: Cell, extractor: Extractor, negative_set: NegativeSet, device: str) -> Detector:
