@@ -10,9 +10,12 @@ from click.testing import CliRunner
 from conftest import invoke_det
 
 from detector.cli import main
+from detector.study.cell_scores import CellScores
 from detector.study.compare import assemble_plan, compare
 from detector.study.outcome import MEAN, mean_of
 from detector.study.statistics import Resampled
+from detector.study.validation import validation_split
+from detector.study.weighted_metrics import metrics
 from manifests.command_line import Progress
 from manifests.errors import ConfigError
 from manifests.schema import read_manifest
@@ -167,6 +170,41 @@ def test_the_validation_part_counts_only_where_it_is_asked_for(study, plan_file,
     # Four good test images, of which one is set aside; defects have one image each: too few.
     assert counts["report"] == {(3, 4)}
     assert counts["validation"] == set()
+
+
+def test_several_banks_per_seed_are_averaged(study: Path, plan_file, sample_data, tmp_path):
+    text = plan_file.read_text().replace("seeds = [0, 1]", "seeds = [0, 1]\nbank_draws = 2")
+    path = tmp_path / "draws.toml"
+    path.write_text(text)
+    plan = assemble_plan(path, data=[f"part={sample_data}"], coresets=(0.2,))
+    found = _run(plan, study)
+    # The first banks are those that were there; the Gaussian has none and no second one.
+    assert found.run.fresh == 2 * 4
+    (outcome,) = found.outcomes
+    assert "mean over 2 memory banks" in (study / "report.md").read_text()
+    records = [json.loads(path.read_bytes()) for path in (study / "cells").glob("*.json")]
+    draws = [r for r in records if (r["arm"], r["coreset"]) == ("reweighted", 0.2)]
+    assert sorted((r["seed"], r["draw"]) for r in draws) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len({r["config"]["seed"] for r in draws}) == 4
+    single = _run(
+        assemble_plan(plan_file, data=[f"part={sample_data}"], coresets=(0.2,)),
+        study,
+        is_tables_only=True,
+    )
+    assert {row.n_seeds for row in outcome.rows} == {2}
+    rows = {row.label: row for row in outcome.rows}
+    others = {row.label: row for row in single.outcomes[0].rows}
+    assert rows["gauss"].estimates == others["gauss"].estimates
+    found = rows["reweighted"].estimates["pixel_auroc"].mean
+    assert found != others["reweighted"].estimates["pixel_auroc"].mean
+    values = []
+    for file in study.glob("cells/*.npz"):
+        record = json.loads(file.with_suffix(".json").read_bytes())
+        if (record["arm"], record["coreset"]) == ("reweighted", 0.2):
+            scores = CellScores.load(file)
+            part = ~validation_split(scores.sources.tolist(), scores.defects.tolist())
+            values.append(metrics(scores, part.astype(int), ("pixel_auroc",))["pixel_auroc"])
+    assert found == pytest.approx(sum(values) / 4)
 
 
 def test_options_alone_make_a_study(sample_data, tmp_path):

@@ -100,6 +100,7 @@ def test_without_tables_all_arms_stand_beside_the_first(tmp_path):
     ("change", "message"),
     [
         (("seeds = [3, 1]", "seeds = [3, 3]"), "seeds must be a list of different numbers"),
+        (("seeds = [3, 1]", "bank_draws = 0"), "bank_draws 0 cannot be used"),
         (("seeds = [3, 1]", "seeds = []"), "the plan has no seeds"),
         (("seeds = [3, 1]", "sedes = [3]"), "unknown key 'sedes'"),
         (("coresets = [0.01, 0.1]", "coresets = [0.01, 2.0]"), "coreset 2.0 cannot be used"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from manifests.datasets import Category
 from manifests.digest import file_digest
 from manifests.errors import DataError
 
+# Seeds of a study are small, so that no draw of one seed is the first of another.
+DRAW_STEP = 1_000_000
 _GEOMETRY_OPTIONS = ("image_size", "fit")
 
 
@@ -40,6 +42,7 @@ class Cell:
 
     Attributes:
         coreset: None for a detector without a memory bank.
+        draw: which of the seed's memory banks.
         extractor_key: equal for cells that share an extractor.
         key: of everything its scores depend on.
         path: where its scores lie, or will lie.
@@ -49,6 +52,7 @@ class Cell:
     arm: Arm
     coreset: float | None
     seed: int
+    draw: int
     config: FitConfig
     weights: Path | None
     set_request: SetRequest
@@ -101,6 +105,7 @@ def make_cell(
     *,
     coreset: float | None,
     seed: int,
+    draw: int,
     network_digest: str,
     out: Path,
 ) -> Cell:
@@ -110,8 +115,10 @@ def make_cell(
     negatives share it, and its scores.
 
     Args:
+        config: of the seed; the bank's own seed follows from it and the draw.
         network_digest: of the weights before training.
     """
+    config = replace(config, seed=seed + DRAW_STEP * draw)
     train = config.train.to_json()
     # Neither changes what is learned: only when it is saved.
     del train["checkpoint_every"]
@@ -139,6 +146,7 @@ def make_cell(
         arm=arm,
         coreset=coreset,
         seed=seed,
+        draw=draw,
         config=config,
         weights=weights,
         set_request=request,

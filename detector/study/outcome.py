@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,7 +57,10 @@ class Outcomes:
         self._plan = plan
         self._replicates = replicates
         self._cells = [cell for cell in cells if cell.is_done]
-        self._scores: dict[str, CellScores] = {}
+        self._by_seed: dict[tuple[str, str, int], dict[float | None, list[Cell]]] = {}
+        for cell in self._cells:
+            key = (cell.data.category.name, cell.arm.name, cell.seed)
+            self._by_seed.setdefault(key, {}).setdefault(cell.coreset, []).append(cell)
         self._resampled: dict[tuple, Resampled] = {}
         names = dict.fromkeys(cell.data.category.name for cell in cells)
         self.categories = tuple(names)
@@ -95,15 +98,17 @@ class Outcomes:
             own = {n: self._seeds(data, n, coreset) for n in (claim.arm, claim.against)}
             if coreset in at and all(own.values()):
                 claims.append((claim, self._row(table, data, coreset, claim.arm, own, claim=claim)))
-        one = self._cell(self._names(data)[0], table.baseline, coreset, seeds[table.baseline][0])
         networks = dict.fromkeys(
             cell.config.network
             for cell in self._cells
             if cell.arm.name in present and cell.data.category.name in self._names(data)
         )
-        labels = [
-            (scores.labels, self._subset(scores)) for scores in self._one_each(data, one, table)
+        tests = [
+            CellScores.load(self._draws(one, table.baseline, coreset, seed)[0].path)
+            for one in self._names(data)
+            for seed in seeds[table.baseline][:1]
         ]
+        labels = [(scores.labels, self._subset(scores)) for scores in tests]
         return TableOutcome(
             table=table,
             data=data,
@@ -154,13 +159,21 @@ class Outcomes:
                 [self._arm(one, name, coreset, seeds, metrics) for one in self.categories]
             )
         else:
-            cells = [self._cell(data, name, coreset, seed) for seed in seeds]
-            found = resample(
-                cells,
-                metrics=metrics,
-                subset=self._subset(cells[0]),
-                replicates=self._replicates,
-                seed=self.categories.index(data),  # draws of different categories are independent
+            cells = [self._draws(data, name, coreset, seed) for seed in seeds]
+            subset = self._subset(CellScores.load(cells[0][0].path))
+            # One draw after the other: the scores of all need not be in memory together.
+            found = _mean_of_draws(
+                [
+                    resample(
+                        [CellScores.load(cell.path) for cell in draw],
+                        metrics=metrics,
+                        subset=subset,
+                        replicates=self._replicates,
+                        # So that draws of the images of different categories are independent.
+                        seed=self.categories.index(data),
+                    )
+                    for draw in zip(*cells, strict=True)
+                ]
             )
         self._resampled[key] = found
         return found
@@ -177,51 +190,33 @@ class Outcomes:
     def _names(self, data: str) -> tuple[str, ...]:
         return self.categories if data == MEAN else (data,)
 
-    def _one_each(self, data: str, one: CellScores, table: Table) -> list[CellScores]:
-        if data != MEAN:
-            return [one]
-        found = []
-        for name in self.categories:
-            cell = next(
-                cell
-                for cell in self._cells
-                if cell.data.category.name == name and cell.arm.name == table.baseline
-            )
-            found.append(self._load(cell))
-        return found
-
     def _seeds(self, data: str, name: str, coreset: float) -> tuple[int, ...]:
         """Seeds whose scores are there, on every category that is asked for."""
         names = self._names(data)
         return tuple(
             seed
             for seed in self._plan.seeds
-            if all(self._find(one, name, coreset, seed) is not None for one in names)
+            if all(self._draws(one, name, coreset, seed) for one in names)
         )
 
-    def _find(self, data: str, name: str, coreset: float, seed: int) -> Cell | None:
-        for cell in self._cells:
-            own = (cell.data.category.name, cell.arm.name, cell.seed)
-            if own == (data, name, seed) and cell.coreset in (coreset, None):
-                return cell
-        return None
+    def _draws(self, data: str, name: str, coreset: float, seed: int) -> tuple[Cell, ...]:
+        """The cells of one seed, one per memory bank; none unless all of them have scores."""
+        found = self._by_seed.get((data, name, seed), {})
+        cells = found.get(coreset) or found.get(None) or ()
+        wanted = self._plan.bank_draws if cells and cells[0].coreset is not None else 1
+        return tuple(cells) if len(cells) == wanted else ()
 
-    def _cell(self, data: str, name: str, coreset: float, seed: int) -> CellScores:
-        cell = self._find(data, name, coreset, seed)
-        assert cell is not None, (data, name, coreset, seed)
-        return self._load(cell)
 
-    def _load(self, cell: Cell) -> CellScores:
-        if cell.key not in self._scores:
-            self._scores[cell.key] = CellScores.load(cell.path)
-        return self._scores[cell.key]
+def _mean_of_draws(parts: Sequence[Resampled]) -> Resampled:
+    """One arm's figures averaged over the memory banks of each seed."""
+    return replace(mean_of(parts), images=parts[0].images, n_images=parts[0].n_images)
 
 
 def mean_of(parts: Sequence[Resampled]) -> Resampled:
-    """The unweighted mean of one arm over categories, seed by seed and draw by draw.
+    """The unweighted mean of one arm over categories, seed by seed and replicate by replicate.
 
     Args:
-        parts: of the same seeds and numbers of draws; the draws of different categories must be
+        parts: of the same seeds and numbers of replicates; those of different categories must be
             independent of each other.
 
     Source: ours.

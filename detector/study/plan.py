@@ -17,6 +17,7 @@ CLAIMS = ("better", "not-worse")
 DEFAULT_SET = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 MAX_PLAN_BYTES = 1 << 20
+MAX_BANK_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Plan:
         split: "report": all test images but the validation part; "validation": that part alone,
             for choosing settings.
         sets: options of `cutswap-gen build` by set, by their long names, with underscores.
-        margin: how much worse counts as not worse.
+        bank_draws: memory banks per seed, each from another first patch; a seed's figure is their
+            mean. Small banks vary more with that patch than with anything else, and drawing a
+            further one costs seconds where a further training costs minutes.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Plan:
     tables: tuple[Table, ...]
     coresets: tuple[float, ...] = (0.001, 0.01)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    bank_draws: int = 1
     split: str = "report"
     validation_seed: int = 0
     validation_share: float = 0.2
@@ -106,6 +110,9 @@ class Plan:
         _need(bool(self.coresets), "the plan has no coresets", "coresets = [0.001, ...]")
         for ratio in self.coresets:
             _need(0 < ratio <= 1, f"coreset {ratio} cannot be used", "above 0, at most 1")
+        draws = self.bank_draws
+        is_met = type(draws) is int and 1 <= draws <= MAX_BANK_DRAWS
+        _need(is_met, f"bank_draws {draws!r} cannot be used", f"1 to {MAX_BANK_DRAWS}")
         _need(self.split in SPLITS, f"split {self.split!r} is unknown", " or ".join(SPLITS))
         _need(0 < self.validation_share < 1, "validation_share cannot be used", "between 0 and 1")
         for arm in self.arms:
@@ -186,7 +193,7 @@ def parse_plan(
 ) -> Plan:
     """A plan from plain values; see docs/studies.md for its keys. Raises ConfigError."""
     keys = {"note", "data", "build", "fit", "sets", "arms", "tables", "coresets", "seeds", "split"}
-    keys |= {"validation_seed", "validation_share", "metrics", "baseline"}
+    keys |= {"validation_seed", "validation_share", "metrics", "baseline", "bank_draws"}
     _check_keys("the plan", plain, keys)
     specs = {spec.name: spec for spec in _data(plain.get("data", {}), folder)}
     specs.update({spec.name: spec for spec in data})
@@ -220,6 +227,7 @@ def parse_plan(
         tables=tuple(tables),
         coresets=coresets,
         seeds=_numbers(plain, "seeds", (0, 1, 2, 3, 4), int),
+        bank_draws=plain.get("bank_draws", 1),
         split=plain.get("split", "report"),
         validation_seed=plain.get("validation_seed", 0),
         validation_share=plain.get("validation_share", 0.2),

@@ -89,6 +89,12 @@ def _about(
             "sets are built once and are the same for all seeds.",
             "",
         ]
+        if plan.bank_draws > 1:
+            lines += [
+                f"A seed's figure is the mean over {plan.bank_draws} memory banks that start from "
+                "different patches.",
+                "",
+            ]
     else:
         lines += [
             "No table: no arm and its baseline are finished, or the part of the test images that "

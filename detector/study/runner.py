@@ -115,7 +115,7 @@ class Runner:
                 arm.name, arm.options, coreset=coreset, seed=seed, device=self._device
             )
             has_bank = config.detector == "patchcore"
-            cells.append(
+            cells += [
                 make_cell(
                     data,
                     arm,
@@ -124,10 +124,12 @@ class Runner:
                     weights,
                     coreset=coreset if has_bank else None,
                     seed=seed,
+                    draw=draw,
                     network_digest=self._extractors.untuned(config.network, weights).digest,
                     out=self._out,
                 )
-            )
+                for draw in range(self.plan.bank_draws if has_bank else 1)
+            ]
             if not has_bank:
                 break
         return cells
@@ -186,6 +188,7 @@ class Runner:
                     "arm": cell.arm.name,
                     "coreset": cell.coreset,
                     "seed": cell.seed,
+                    "draw": cell.draw,
                     "config": cell.config.to_json(),
                     "set": dict(cell.set_request.options),
                     "set_digest": negative_set.digest,
