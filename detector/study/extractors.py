@@ -115,8 +115,6 @@ class Extractors:
             train.freeze_stages,
             train.jitter,
             train.precision,
-            train.negatives,
-            train.levels,
         )
         if key != self._cache_key:
             self._cache, self._cache_key = ActivationCache(), key
