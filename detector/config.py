@@ -27,8 +27,24 @@ DEFAULT_DETECTOR = "patchcore"
 
 # What a schedule fixes; anything the user types wins over it. See docs/results.md for the evidence.
 SCHEDULES: dict[str, dict] = {
-    "gentle": {"updates": 160, "lr": 0.003, "freeze_bn": True, "frozen_start": 20},
-    "paper": {"updates": 256, "lr": 0.03, "freeze_bn": False, "frozen_start": 20},
+    "gentle": {
+        "updates": 128,
+        "lr": 0.01,
+        "freeze_bn": True,
+        "frozen_start": 10,
+        "freeze_stages": 2,
+        "head_stage": 3,
+        "loss": "both",
+    },
+    "paper": {
+        "updates": 256,
+        "lr": 0.03,
+        "freeze_bn": False,
+        "frozen_start": 20,
+        "freeze_stages": 0,
+        "head_stage": None,
+        "loss": "image",
+    },
 }
 DEFAULT_SCHEDULE = "gentle"
 

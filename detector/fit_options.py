@@ -122,9 +122,8 @@ _OPTIONS = (
     click.option(
         "--loss",
         type=click.Choice(LOSSES),
-        default="image",
-        show_default=True,
-        help="What is learned: each image's kind, its edited cells, or both.",
+        help="What is learned: each image's kind, its edited cells, or both.  [default: of the "
+        "schedule]",
     ),
     click.option(
         "--head-stage",
@@ -227,17 +226,7 @@ def fit_config(context: click.Context, options: Mapping[str, Any], device: str) 
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
     train = scheduled(TrainConfig(), options["schedule"] or DEFAULT_SCHEDULE)
-    overrides = {
-        name: options[name]
-        for name in ("updates", "lr", "freeze_bn", "frozen_start", "freeze_stages")
-        if options[name] is not None
-    }
-    stage = options["head_stage"]
-    head = {} if stage is None else {"head_stage": None if stage == "end" else stage}
-    if stage is None and (options["loss"] == "patch" or options["detector"] == "gaussian"):
-        # A schedule's, which nobody typed: cells have no image head, and the Gaussian looks at
-        # what the network gives at its end.
-        head = {"head_stage": None}
+    train = replace(train, **_typed_over(train, options))
     train = replace(
         train,
         batch=options["batch"],
@@ -250,11 +239,8 @@ def fit_config(context: click.Context, options: Mapping[str, Any], device: str) 
         negatives=tuple(kind for kind, _ in negatives),
         shares=() if all(share == 1 for _, share in negatives) else tuple(s for _, s in negatives),
         levels=options["levels"] or (),
-        loss=options["loss"],
         ema=options["ema"],
         cache_activations=options["cache_activations"],
-        **overrides,
-        **head,
     )
     # A preset's values for another detector do not count: nobody typed them.
     own = DETECTOR_OPTIONS[options["detector"]]
@@ -270,6 +256,25 @@ def fit_config(context: click.Context, options: Mapping[str, Any], device: str) 
         seed=options["seed"],
         **values,
     )
+
+
+def _typed_over(schedule: TrainConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What replaces a schedule's values: what was typed, and what follows from it."""
+    names = ("updates", "lr", "freeze_bn", "frozen_start", "freeze_stages", "loss")
+    values = {name: options[name] for name in names if options[name] is not None}
+    stage = options["head_stage"]
+    if stage is not None:
+        return values | {"head_stage": None if stage == "end" else stage}
+    loss = values.get("loss", schedule.loss)
+    deepest = schedule.head_stage
+    is_out_of_reach = deepest is not None and values.get("freeze_stages", 0) > deepest
+    if options["detector"] == "gaussian" or is_out_of_reach:
+        # The Gaussian looks at what the network gives at its end; and where the schedule's stage
+        # is frozen, its end is what is left to train.
+        values = {"loss": "image"} | values | {"head_stage": None}
+    elif loss == "patch":
+        values["head_stage"] = None  # cells have no image head
+    return values
 
 
 def _refuse_typed_options_of_others(context: click.Context, detector: str) -> None:

@@ -232,6 +232,25 @@ def test_kinds_without_shares_and_cached_activations_reach_the_config(config_of)
     assert config_of() == FitConfig(train=config_of("--schedule", "gentle").train)
 
 
+def test_schedules_give_way_to_what_is_typed_and_to_what_follows_from_it(config_of):
+    gentle = config_of().train
+    assert (gentle.loss, gentle.head_stage, gentle.freeze_stages) == ("both", 3, 2)
+    paper = config_of("--schedule", "paper").train
+    assert (paper.loss, paper.head_stage, paper.freeze_stages) == ("image", None, 0)
+    train = config_of("--loss", "image", "--head-stage", "end").train
+    assert (train.loss, train.head_stage) == ("image", None)
+    train = config_of("--loss", "patch").train
+    assert (train.loss, train.head_stage) == ("patch", None)
+    # The schedule's stage is frozen: what is left to train is the network's end.
+    train = config_of("--freeze-stages", 4).train
+    assert (train.loss, train.head_stage, train.freeze_stages) == ("image", None, 4)
+    # The Gaussian looks at the network's end, so that is what its training is for.
+    train = config_of("--detector", "gaussian").train
+    assert (train.loss, train.head_stage) == ("image", None)
+    train = config_of("--detector", "gaussian", "--loss", "both", "--head-stage", 2).train
+    assert (train.loss, train.head_stage) == ("both", 2)
+
+
 @pytest.mark.parametrize("value", ["swap,", "swap,swap:2", "swap:", "swap:x", ":1", "swap:0"])
 def test_negatives_that_are_none_are_a_usage_error(value, built, tmp_path):
     result = invoke_det("fit", built, "--out", tmp_path, "--negatives", value, exit_code=2)
