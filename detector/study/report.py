@@ -83,10 +83,12 @@ def _about(
     lines += [part, ""]
     if outcomes:
         lines += [
-            "Intervals are 95 %: Student's t over seeds and a bootstrap of the test images within "
-            f"each defect type ({REPLICATES} draws), their half-widths added as squares. A seed is "
-            "that of the coreset and, where an extractor is trained, of its training. The negative "
-            "sets are built once and are the same for all seeds.",
+            "Differences are paired by seed and by test image. Intervals are 95 %: Student's t over "
+            "seeds and a bootstrap of the test images within each defect type "
+            f"({REPLICATES} draws), their half-widths added as squares; where two arms are in truth "
+            "equal, about one interval in twenty excludes 0 by chance. A seed is that of the "
+            "coreset and, where an extractor is trained, of its training. The negative sets are "
+            "built once and are the same for all seeds.",
             "",
         ]
         if plan.bank_draws > 1:
@@ -127,7 +129,7 @@ def _section(out: Path, plan: Plan, outcome: TableOutcome) -> list[str]:
     title = f"{outcome.data}, coreset {outcome.coreset:g}"
     counts = f"{outcome.n_good} good and {outcome.n_defective} defective test images"
     note = (
-        counts + (f"; not run yet: {', '.join(outcome.missing)}" if outcome.missing else "") + "."
+        counts + (f"; not run yet: {'; '.join(outcome.missing)}" if outcome.missing else "") + "."
     )
     lines = [
         markdown_table(title, outcome.rows, table.metrics, baseline=baseline, note=note),

@@ -181,20 +181,18 @@ def _note(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> str:
         for metric in metrics
         if row.differences.get(metric) is not None
     ]
-    text = "Mean over seeds ± their standard deviation."
+    text = "Mean ± standard deviation over seeds."
     if not made:
         return text
-    text += (
-        f" Below it the difference to {_plain(baseline)}, paired by seed and by test image, with "
-        "its 95 % interval: Student's t over seeds and a bootstrap over test images within each "
-        "defect type, put together."
+    text = (
+        f"Mean ± standard deviation over seeds; below it the difference to {_plain(baseline)} with "
+        "its 95 % interval."
     )
     if any(difference.n_seeds == 1 for difference in made):
         text += " With one seed the interval leaves out the spread over seeds."
     text += (
-        f" The table makes {len(made)} comparison{'s' if len(made) != 1 else ''}, each interval by "
-        "itself and not corrected for their number: where arms are in truth equal, about one "
-        "interval in twenty excludes 0 by chance."
+        f" The table makes {len(made)} comparison{'s' if len(made) != 1 else ''}, not corrected for "
+        "their number."
     )
     if any(row.claim is not None for row in rows):
         text += (
