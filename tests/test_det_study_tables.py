@@ -84,7 +84,7 @@ def test_note_says_what_one_seed_leaves_out():
     text = markdown_table("T", rows, ("aupro",), baseline="a")
     assert "| b | 1 | 0.900<br>+0.000 (-0.010 to +0.010) |" in text
     assert "With one seed the interval leaves out the spread over seeds." in text
-    assert "makes 1 comparison, each" in text
+    assert "makes 1 comparison, not" in text
     assert "verdict" not in text  # no claims were made
     assert "comparison" not in markdown_table("T", rows[:1], ("aupro",), baseline="a")
 

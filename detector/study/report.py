@@ -83,10 +83,10 @@ def _about(
     lines += [part, ""]
     if outcomes:
         lines += [
-            "Differences are paired by seed and by test image. Intervals are 95 %: Student's t over "
-            "seeds and a bootstrap of the test images within each defect type "
-            f"({REPLICATES} draws), their half-widths added as squares; where two arms are in truth "
-            "equal, about one interval in twenty excludes 0 by chance. A seed is that of the "
+            "Differences are paired by seed and by test image. Intervals are 95 %: Student's t "
+            "over seeds and a bootstrap of the test images within each defect type "
+            f"({REPLICATES} draws), their half-widths added as squares; where two arms are in "
+            "truth equal, about one interval in twenty excludes 0 by chance. A seed is that of the "
             "coreset and, where an extractor is trained, of its training. The negative sets are "
             "built once and are the same for all seeds.",
             "",

@@ -191,8 +191,8 @@ def _note(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> str:
     if any(difference.n_seeds == 1 for difference in made):
         text += " With one seed the interval leaves out the spread over seeds."
     text += (
-        f" The table makes {len(made)} comparison{'s' if len(made) != 1 else ''}, not corrected for "
-        "their number."
+        f" The table makes {len(made)} comparison{'s' if len(made) != 1 else ''}, not corrected "
+        "for their number."
     )
     if any(row.claim is not None for row in rows):
         text += (
