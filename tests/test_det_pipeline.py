@@ -97,10 +97,10 @@ def test_an_interrupted_fit_goes_on_to_the_same_model(built, category_name, tmp_
     invoke_det("fit", built, "--out", tmp_path / "whole", *TRAINING, "--checkpoint-every", 1)
     real = detector.pipeline.TripletSampler.batch
 
-    def interrupt(self, update):
+    def interrupt(self, update, **wanted):
         if update == 2:
             raise KeyboardInterrupt
-        return real(self, update)
+        return real(self, update, **wanted)
 
     with monkeypatch.context() as patch:
         patch.setattr(detector.pipeline.TripletSampler, "batch", interrupt)
@@ -331,7 +331,7 @@ def test_reweight_reaches_the_detector(built, category_name, tmp_path):
 
 def test_every_fit_option_is_tested():
     tested = {*CONFIG_OPTIONS} | {
-        "--cache-activations",
+        "--cache-activations", "--head-stage",
         "--out", "--weights", "--device", "--category", "--overwrite", "--json", "--quiet",
     }  # fmt: skip
     declared = {
