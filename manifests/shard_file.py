@@ -89,9 +89,11 @@ class ShardFile:
             file.close()
             raise
         self._signature = signature
-        # One assignment, so that another thread sees all of it or nothing.
-        self._open = (os.getpid(), file, threading.Lock())
-        return file, self._open[2]
+        lock = threading.Lock()
+        # One assignment, so that another thread sees all of it or nothing. It may close the file
+        # at once, so what was assigned is not read again.
+        self._open = (os.getpid(), file, lock)
+        return file, lock
 
     def _check_sha256(self, file: io.FileIO) -> None:
         try:

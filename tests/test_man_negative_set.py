@@ -30,6 +30,7 @@ from manifests.schema import (
     write_manifest,
 )
 from manifests.shard import negative_digest
+from manifests.shard_file import ShardFile
 from reference.small_sets import H, W, records, write_set
 
 
@@ -485,3 +486,14 @@ def test_the_manifest_is_written_last_and_atomically(tmp_path, folder, monkeypat
 def test_an_entry_is_plain_data():
     entry = ShardEntry("shard-00000.h5", "a" * 64, 1, 1, 0, "b" * 64, "c" * 64, {})
     assert entry == pickle.loads(pickle.dumps(entry))
+
+
+def test_a_file_that_another_thread_closes_as_soon_as_it_is_open_is_read(tmp_path):
+    class ClosedAtOnce(ShardFile):
+        """Whoever looks at what is open finds that it was closed a moment ago."""
+
+        _open = property(lambda self: None, lambda self, handle: None)
+
+    path = tmp_path / "file"
+    path.write_bytes(b"abcdef")
+    assert ClosedAtOnce(path).read_at(2, 3) == b"cde"
