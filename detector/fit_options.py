@@ -128,7 +128,7 @@ _OPTIONS = (
     click.option(
         "--head-stage",
         type=HeadStageType(),
-        help="Stage that the images' kind is read from: 1 to 4, or end.  [default: of the "
+        help="Stage that the images' kind is read from: 0 to 4, or end.  [default: of the "
         "schedule]",
     ),
     click.option(
