@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from detector.stage_taps import stage_taps
 from manifests.errors import ConfigError, ModelError
 from manifests.images import Geometry
 from manifests.weights import Network, autocast
 
 Box = tuple[int, int, int, int]
-
-
-class _DeepestStageReached(Exception):
-    """Ends a forward pass early; never leaves this module."""
 
 
 class FeatureExtractor:
@@ -116,31 +112,11 @@ class FeatureExtractor:
     def _activations(self, images: np.ndarray) -> list[torch.Tensor]:
         """The stages' activations, (B, C, h, w) float32 each, without running deeper layers."""
         pixels = self.network.preprocess(torch.tensor(np.ascontiguousarray(images)).to(self.device))
+        paths = [self.network.stages[stage] for stage in self.stages]
         half = autocast(self.device, self.precision)
-        with self._taps() as taken, half, suppress(_DeepestStageReached):
+        with half, stage_taps(self.network.module, paths, is_last=True) as taken:
             self.network.module(pixels)
-        return [taken[stage].float() for stage in self.stages]
-
-    @contextmanager
-    def _taps(self) -> Iterator[dict[int, torch.Tensor]]:
-        taken: dict[int, torch.Tensor] = {}
-        handles = []
-        try:
-            for stage in self.stages:
-                module = self.network.module.get_submodule(self.network.stages[stage])
-                handles.append(module.register_forward_hook(self._tap(taken, stage)))
-            yield taken
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _tap(self, taken: dict[int, torch.Tensor], stage: int):
-        def hook(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
-            taken[stage] = output
-            if stage == self.stages[-1]:
-                raise _DeepestStageReached
-
-        return hook
+        return [taken[path].float() for path in paths]
 
 
 def valid_cells(
