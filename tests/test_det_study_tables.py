@@ -8,11 +8,14 @@ import io
 import numpy as np
 import pytest
 
-from detector.study.plots import _tick_step, plot_curve, plot_differences
+from detector.study import report
+from detector.study.outcome import TableOutcome
+from detector.study.plan import read_plan
+from detector.study.plots import _tick_step, plot_curves, plot_differences
 from detector.study.statistics import Difference, Estimate
 from detector.study.tables import METRIC_NAMES, Row, csv_text, markdown_table, verdict_line
 from detector.study.weighted_metrics import METRICS
-from manifests.errors import OutputError
+from manifests.errors import ConfigError, OutputError
 from manifests.images import read_image
 
 
@@ -191,27 +194,33 @@ def test_every_panel_has_two_to_five_ticks():
 
 def test_curves_with_names_numbers_and_gaps(tmp_path):
     points = [Estimate(0.9 + i / 100, 0.01, 0.88 + i / 100, 0.92 + i / 100, 5) for i in range(3)]
-    options = {"title": "Levels", "x_label": "levels", "metric": "aupro"}
+    options = {"title": "Levels", "x_label": "levels"}
     path = tmp_path / "curve.png"
-    plot_curve(path, ["0", "all", "1, 2"], {"a": points}, **options)
+    plot_curves(path, ["0", "all", "1, 2"], {"aupro": points}, **options)
     plain = read_image(path)
-    assert plain.shape == (560, 1008, 3) and _has(plain, BLUE) and not _has(plain, VERMILION)
-    plot_curve(
+    assert plain.shape[1] == 1008 and _has(plain, BLUE) and not _has_band(plain)
+    plot_curves(
         path,
         [0.001, 0.01, 0.1],
-        {"a": points, "b": [points[0], None, points[2]]},
+        {"aupro": points, "image_ap": [points[0], None, points[2]]},
         is_log=True,
-        reference=("untuned", points[0]),
+        reference=("untuned", {"aupro": points[0]}),
         **options,
     )
     picture = read_image(path)
-    assert _has(picture, BLUE) and _has(picture, VERMILION) and _has(picture, (237, 237, 237))
+    halves = picture[:, :504], picture[:, 504:]
+    assert all(_has(half, BLUE) for half in halves)
+    assert [_has_band(half) for half in halves] == [True, False]
+
+
+def _has_band(picture) -> bool:
+    return (picture == 237).all(axis=2).sum() > 2000  # more than the edges of letters
 
 
 def test_a_curves_scale_is_what_it_says(tmp_path):
     """On a logarithmic axis 1, 10, 100 lie as far apart as 1, 2, 3 do on a plain one."""
     points = [Estimate(0.9, 0.01, 0.88, 0.92, 5)] * 3
-    options = {"title": "T", "x_label": "x", "metric": "aupro"}
+    options = {"title": "T", "x_label": "x"}
     columns = []
     for name, xs, is_log in (
         ("plain", [1, 2, 3], False),
@@ -219,7 +228,7 @@ def test_a_curves_scale_is_what_it_says(tmp_path):
         ("skewed", [1, 10, 100], False),
     ):
         path = tmp_path / f"{name}.png"
-        plot_curve(path, xs, {"a": points}, is_log=is_log, **options)
+        plot_curves(path, xs, {"aupro": points}, is_log=is_log, **options)
         is_blue = np.abs(read_image(path).astype(int) - BLUE).max(axis=2) <= 2
         columns.append(np.flatnonzero(is_blue.sum(axis=0) > 60).tolist())  # interval bars
     assert columns[0] == columns[1] != columns[2]
@@ -228,10 +237,63 @@ def test_a_curves_scale_is_what_it_says(tmp_path):
 
 def test_curves_refuse_what_cannot_be_drawn(tmp_path):
     point = Estimate(0.9, 0.01, 0.88, 0.92, 5)
-    options = {"title": "T", "x_label": "x", "metric": "aupro"}
+    options = {"title": "T", "x_label": "x"}
     with pytest.raises(ValueError, match="positive numbers"):
-        plot_curve(tmp_path / "c.png", ["a", "b"], {}, is_log=True, **options)
+        plot_curves(tmp_path / "c.png", ["a", "b"], {}, is_log=True, **options)
     with pytest.raises(ValueError, match="positive numbers"):
-        plot_curve(tmp_path / "c.png", [0, 1], {}, is_log=True, **options)
-    with pytest.raises(ValueError, match="'s' has 1 points for 2 values"):
-        plot_curve(tmp_path / "c.png", [1, 2], {"s": [point]}, **options)
+        plot_curves(tmp_path / "c.png", [0, 1], {}, is_log=True, **options)
+    with pytest.raises(ValueError, match="'aupro' has 1 points for 2 values"):
+        plot_curves(tmp_path / "c.png", [1, 2], {"aupro": [point]}, **options)
+
+
+_CURVE = """
+seeds = [0]
+coresets = [0.1]
+baseline = "untuned"
+metrics = ["aupro"]
+[data.part]
+path = "."
+[sets.k6]
+clusters = 6
+[sets.k2]
+clusters = 2
+[arms.untuned]
+updates = 0
+[arms.k6]
+set = "k6"
+updates = 9
+[arms.k2]
+set = "k2"
+updates = 3
+[[tables]]
+name = "t"
+curve = "%s"
+"""
+
+
+@pytest.mark.parametrize(
+    ("curve", "xs", "has_reference"),
+    [("clusters", [2, 6], True), ("updates", [0, 3, 9], False), ("", None, None)],
+)
+def test_a_tables_curve_is_over_the_option_it_names(
+    tmp_path, monkeypatch, curve, xs, has_reference
+):
+    (tmp_path / "p.toml").write_text(_CURVE % curve)
+    plan = read_plan(tmp_path / "p.toml")
+    rows = {n: Row(n, 1, {"aupro": Estimate(0.5, None, 0.4, 0.6, 1)}) for n in plan.by_name}
+    outcome = TableOutcome(
+        plan.tables[0], "part", 0.1, tuple(rows), tuple(rows.values()), (), (), "net", 5, 5
+    )
+    drawn = []
+    monkeypatch.setattr(report, "plot_curves", lambda *args, **more: drawn.append((args, more)))
+    assert report.plot_curve(tmp_path / "c.png", plan, outcome, title="x") == bool(curve)
+    if curve:
+        (_, found, points), more = drawn[0]
+        assert found == xs and len(points["aupro"]) == len(xs)
+        assert (more["reference"] is not None) == has_reference
+
+
+def test_a_curve_needs_two_arms_with_the_option(tmp_path):
+    (tmp_path / "p.toml").write_text(_CURVE % "shape")
+    with pytest.raises(ConfigError, match="no curve over 'shape'"):
+        read_plan(tmp_path / "p.toml")

@@ -24,7 +24,8 @@ class TableOutcome:
 
     Attributes:
         data: the category's name, or `MEAN`.
-        rows: arms that have scores, the baseline among them.
+        arms: names of those that have scores, the baseline first.
+        rows: their figures, in the same order.
         claims: row of each claim that could be judged, with what was claimed.
         missing: labels of arms without scores.
         n_good, n_defective: test images that count.
@@ -33,6 +34,7 @@ class TableOutcome:
     table: Table
     data: str
     coreset: float
+    arms: tuple[str, ...]
     rows: tuple[Row, ...]
     claims: tuple[tuple[Claim, Row], ...]
     missing: tuple[str, ...]
@@ -113,6 +115,7 @@ class Outcomes:
             table=table,
             data=data,
             coreset=coreset,
+            arms=tuple(present),
             rows=tuple(rows),
             claims=tuple(claims),
             missing=tuple(self._plan.by_name[n].label for n in wanted if n not in present),

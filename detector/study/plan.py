@@ -63,7 +63,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """One question: some arms beside a baseline."""
+    """One question: some arms beside a baseline.
+
+    Attributes:
+        curve: option of `fit` or `build` by which the arms differ; a plot shows the metrics
+            against it. Empty for none.
+    """
 
     name: str
     title: str
@@ -73,6 +78,7 @@ class Table:
     metrics: tuple[str, ...]
     note: str = ""
     claims: tuple[Claim, ...] = ()
+    curve: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,14 @@ class Plan:
         _check_members(where, "arm", sorted(mentioned), self.by_name)
         _check_members(where, "metric", table.metrics, METRICS)
         _check_members(where, "coreset", table.coresets, self.coresets)
+        if table.curve:
+            found = [name for name in table.arms if self.option(name, table.curve) is not None]
+            _need(len(found) > 1, f"{where}: no curve over {table.curve!r}", "an option of two arms")
+
+    def option(self, arm_name: str, option: str) -> Any:
+        """An option of an arm, or of its set, as the plan gives it; None where it does not."""
+        arm = self.by_name[arm_name]
+        return arm.options.get(option, self.sets[arm.set_name].get(option))
 
 
 def read_plan(
@@ -289,6 +303,7 @@ def _table(
 ) -> Table:
     where = f"table {number}"
     keys = {"name", "title", "arms", "baseline", "coresets", "metrics", "note", "claims"}
+    keys |= {"curve"}
     _check_keys(where, plain, keys)
     name = str(plain.get("name", f"table-{number}"))
     _check_name(where, name)
@@ -318,6 +333,7 @@ def _table(
         metrics=tuple(plain.get("metrics", metrics)),
         note=str(plain.get("note", "")),
         claims=tuple(claims),
+        curve=str(plain.get("curve", "")).replace("-", "_"),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detector.figures import LINE_COLOURS, plain_text, unit_colour, write_figure
+from detector.figures import plain_text, unit_colour, write_figure
 from detector.study.statistics import Difference, Estimate
 from detector.study.tables import METRIC_NAMES, Row
 from manifests.annotate import BLUE, INK, VERMILION
@@ -22,7 +22,6 @@ _WIDTH_IN, _DPI = 7.2, 140  # 1008 px
 _PANELS_PER_LINE = 3
 _LABEL_CHARS = 26
 _UNDECIDED = (110, 110, 110)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def plot_differences(
@@ -68,32 +67,31 @@ def plot_differences(
     write_figure(path, figure)
 
 
-def plot_curve(
+def plot_curves(
     path: Path,
     xs: Sequence[float] | Sequence[str],
-    series: Mapping[str, Sequence[Estimate | None]],
+    points: Mapping[str, Sequence[Estimate | None]],
     *,
     title: str,
     x_label: str,
-    metric: str,
     is_log: bool = False,
-    reference: tuple[str, Estimate] | None = None,
+    reference: tuple[str, Mapping[str, Estimate | None]] | None = None,
 ) -> None:
-    """Writes a metric against a setting as a PNG, with the 95 % interval of every point.
+    """Writes metrics against a setting as a PNG, a panel each, with 95 % intervals.
 
     Args:
         path: PNG file to write, 1008 px wide.
         xs: values of the setting: numbers, or names that are spaced evenly in the order given.
-        series: label -> estimate per x, None where there is none.
+        points: metric of `METRIC_NAMES` -> estimate per x, None where there is none.
         title: heading.
         x_label: name of the setting.
-        metric: key of `METRIC_NAMES`.
         is_log: logarithmic x axis; needs positive numbers.
-        reference: label and estimate of an arm without the setting, drawn as a band.
+        reference: label and estimates of an arm without the setting, drawn as a band.
 
     Raises:
         OutputError: the file cannot be written.
-        ValueError: a series of another length than `xs`, or names on a logarithmic axis.
+        ValueError: a metric with another number of points than `xs`, or names on a logarithmic
+            axis.
 
     Source: ours.
     """
@@ -102,47 +100,55 @@ def plot_curve(
     has_names = any(isinstance(x, str) for x in xs)
     if is_log and (has_names or min(xs) <= 0):
         raise ValueError("a logarithmic axis needs positive numbers")
-    for label, points in series.items():
-        if len(points) != len(xs):
-            raise ValueError(f"{label!r} has {len(points)} points for {len(xs)} values")
+    for metric, found in points.items():
+        if len(found) != len(xs):
+            raise ValueError(f"{metric!r} has {len(found)} points for {len(xs)} values")
     places = np.arange(len(xs), dtype=float) if has_names else np.array(xs, dtype=float)
     if is_log:
         places = np.log10(places)
-    figure = Figure(figsize=(_WIDTH_IN, 4.0), dpi=_DPI, layout="constrained")
-    axes = figure.add_subplot()
-    _style(axes)
-    if reference is not None:
-        name, band = reference
-        axes.axhspan(band.low, band.high, color="0.93", zorder=0)
-        axes.axhline(band.mean, color="0.35", linewidth=1.4, linestyle="--", label=plain_text(name))
-    reach = float(np.ptp(places)) or 1.0
-    for index, (label, points) in enumerate(series.items()):
-        # Somewhat apart, so that intervals at the same x do not hide each other.
-        moved = places + 0.014 * reach * (index - (len(series) - 1) / 2)
-        known = [(x, point) for x, point in zip(moved, points, strict=True) if point is not None]
-        axes.errorbar(
-            [x for x, _ in known],
-            [point.mean for _, point in known],
-            yerr=[
-                [point.mean - point.low for _, point in known],
-                [point.high - point.mean for _, point in known],
-            ],
-            color=unit_colour(LINE_COLOURS[index % len(LINE_COLOURS)]),
-            marker=_MARKERS[index % len(_MARKERS)],
-            markersize=6,
-            linewidth=1.6,
-            elinewidth=1.4,
-            capsize=3.5,
-            label=plain_text(label),
-        )
-    axes.set_xlim(places.min() - 0.06 * reach, places.max() + 0.06 * reach)
-    axes.set_xticks(places, [plain_text(x) if isinstance(x, str) else f"{x:g}" for x in xs])
-    axes.set_xlabel(plain_text(x_label))
-    axes.set_ylabel(f"{METRIC_NAMES[metric]}, 95 % interval")
-    axes.set_title(plain_text(title), loc="left", fontweight="bold")
-    if len(series) + (reference is not None) > 1:
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    names = [plain_text(x) if isinstance(x, str) else f"{x:g}" for x in xs]
+    lines = -(-len(points) // _PANELS_PER_LINE)
+    per_line = min(len(points), _PANELS_PER_LINE)
+    figure = Figure(figsize=(_WIDTH_IN, 0.9 + 2.4 * lines), dpi=_DPI, layout="constrained")
+    panels = list(figure.subplots(lines, per_line, squeeze=False).flat)
+    for axes, (metric, found) in zip(panels, points.items(), strict=False):
+        band = None if reference is None else reference[1].get(metric)
+        _curve(axes, places, found, band)
+        axes.set_xticks(places, names)
+        axes.set_title(METRIC_NAMES[metric], loc="left", fontsize=10, color=unit_colour(INK))
+    for axes in panels[len(points) :]:
+        axes.remove()
+    figure.suptitle(plain_text(title), x=0.01, ha="left", fontweight="bold", fontsize=12)
+    below = "" if reference is None else f"; dashed: {plain_text(reference[0])}"
+    figure.supxlabel(f"{plain_text(x_label)}{below}; 95 % intervals", fontsize=10)
     write_figure(path, figure)
+
+
+def _curve(
+    axes: Axes, places: np.ndarray, points: Sequence[Estimate | None], band: Estimate | None
+) -> None:
+    _style(axes)
+    if band is not None:
+        axes.axhspan(band.low, band.high, color="0.93", zorder=0)
+        axes.axhline(band.mean, color="0.35", linewidth=1.4, linestyle="--")
+    known = [(x, point) for x, point in zip(places, points, strict=True) if point is not None]
+    axes.errorbar(
+        [x for x, _ in known],
+        [point.mean for _, point in known],
+        yerr=[
+            [point.mean - point.low for _, point in known],
+            [point.high - point.mean for _, point in known],
+        ],
+        color=unit_colour(BLUE),
+        marker="o",
+        markersize=5,
+        linewidth=1.6,
+        elinewidth=1.4,
+        capsize=3.5,
+    )
+    reach = float(np.ptp(places)) or 1.0
+    axes.set_xlim(places.min() - 0.09 * reach, places.max() + 0.09 * reach)
+    axes.tick_params(labelsize=8.5)
 
 
 def _forest(axes: Axes, rows: Sequence[Row], metric: str) -> None:

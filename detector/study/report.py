@@ -9,7 +9,7 @@ from pathlib import Path
 from detector.study.cells import Cell
 from detector.study.outcome import REPLICATES, TableOutcome
 from detector.study.plan import Plan
-from detector.study.plots import plot_differences
+from detector.study.plots import plot_curves, plot_differences
 from detector.study.runner import RunSummary
 from detector.study.tables import csv_text, markdown_table, verdict_line
 from manifests.atomic import write_atomic
@@ -17,6 +17,7 @@ from manifests.durations import duration
 from manifests.errors import OutputError
 
 REPORT = "report.md"
+_LOG_FROM = 8  # values that reach over this factor are drawn on a logarithmic axis
 
 
 def write_report(
@@ -62,6 +63,42 @@ def verdict_lines(outcome: TableOutcome, plan: Plan) -> list[str]:
             )
             lines.append(line + (f". Paper: {claim.paper}" if claim.paper else ""))
     return lines
+
+
+def plot_curve(path: Path, plan: Plan, outcome: TableOutcome, *, title: str) -> bool:
+    """Writes a table's metrics against the option it names; False where there is no curve.
+
+    Arms stand in the order of their values. An untrained baseline is drawn as a band, unless the
+    option is the length of training, of which it is the beginning.
+    """
+    table = outcome.table
+    by_arm = dict(zip(outcome.arms, outcome.rows, strict=True))
+    reference = None
+    if table.curve != "updates" and plan.option(table.baseline, "updates") == 0:
+        row = by_arm.pop(table.baseline)
+        reference = (row.label, row.estimates)
+    points = [(plan.option(name, table.curve), row) for name, row in by_arm.items()]
+    points = [(value, row) for value, row in points if value is not None]
+    if not table.curve or len(points) < 2:
+        return False
+    is_number = all(type(value) in (int, float) for value, _ in points)
+    if is_number:
+        points.sort(key=lambda point: point[0])
+    xs = [value if is_number else _as_text(value) for value, _ in points]
+    plot_curves(
+        path,
+        xs,
+        {metric: [row.estimates.get(metric) for _, row in points] for metric in table.metrics},
+        title=f"{table.title}: {title}",
+        x_label=f"--{table.curve.replace('_', '-')}",
+        is_log=is_number and xs[0] > 0 and xs[-1] >= _LOG_FROM * xs[0],
+        reference=reference,
+    )
+    return True
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _about(
@@ -147,6 +184,8 @@ def _section(out: Path, plan: Plan, outcome: TableOutcome) -> list[str]:
         title=f"{table.title}: {title}",
         baseline=baseline,
     )
+    if plot_curve(out / "plots" / f"{stem}-curve.png", plan, outcome, title=title):
+        lines += [f"![metrics against {table.curve}](plots/{stem}-curve.png)", ""]
     verdicts = verdict_lines(outcome, plan)
     if verdicts:
         lines += [f"- {line}" for line in verdicts] + [""]
