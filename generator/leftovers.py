@@ -6,9 +6,9 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from generator.scan import Scan
-from generator.unit import Unit
 from manifests.errors import OutputError, SetError
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
@@ -19,7 +19,14 @@ from manifests.schema import (
 )
 from manifests.shard import Shard, shard_entry
 
-UNFINISHED_SHARDS = ".shard-*.tmp-*"
+UNFINISHED = (".shard-*.tmp-*", ".manifest.*.tmp-*")
+
+
+class Planned(Protocol):
+    """A shard that is to be there: its file name and the digest of all that decides its bytes."""
+
+    name: str
+    digest: str
 
 
 def check_writable(folder: Path) -> None:
@@ -68,9 +75,15 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
 
 
 def clear_and_resume(
-    folder: Path, units: Sequence[Unit], *, overwrite: bool
+    folder: Path,
+    units: Sequence[Planned],
+    *,
+    overwrite: bool,
+    kept: frozenset[str] = frozenset(),
 ) -> dict[str, ShardEntry]:
     """Removes leftovers and returns the finished shards of this very plan, by name.
+
+    With `kept`, shards of a set that is there, neither these nor the manifest are touched.
 
     Raises:
         SetError: a shard of another build is in the way and `overwrite` is not given.
@@ -80,10 +93,12 @@ def clear_and_resume(
     by_name = {unit.name: unit for unit in units}
     try:
         # The manifest goes first: without it nobody takes a half-replaced folder for a set.
-        for name in (MANIFEST_NAME, MANIFEST_DIGEST_NAME):
+        for name in () if kept else (MANIFEST_NAME, MANIFEST_DIGEST_NAME):
             (folder / name).unlink(missing_ok=True)
         clear_unfinished(folder)
         for path in sorted(folder.glob("shard-*.h5")):
+            if path.name in kept:
+                continue
             unit = by_name.get(path.name)
             entry = None if unit is None else _finished(path, unit)
             if entry is not None:
@@ -102,9 +117,10 @@ def clear_and_resume(
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes shards that a stopped worker left half written."""
-    for path in folder.glob(UNFINISHED_SHARDS):
-        path.unlink(missing_ok=True)
+    """Removes files that a killed run left half written."""
+    for pattern in UNFINISHED:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def disk_bytes(folder: str | os.PathLike[str]) -> int:
@@ -112,7 +128,7 @@ def disk_bytes(folder: str | os.PathLike[str]) -> int:
     return sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
 
 
-def _finished(path: Path, unit: Unit) -> ShardEntry | None:
+def _finished(path: Path, unit: Planned) -> ShardEntry | None:
     try:
         with Shard(path) as shard:
             is_ours = shard.index.unit_digest == unit.digest

@@ -6,18 +6,14 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from generator.assembly import assemble, writing
 from generator.config import BuildConfig
-from generator.leftovers import (
-    check_writable,
-    clear_and_resume,
-    clear_unfinished,
-    disk_bytes,
-    same_set,
-)
+from generator.leftovers import disk_bytes, same_set
 from generator.scan import Scan, scan_samples
 from generator.stored_saliency import (
     EMBEDDED_DIGEST,
@@ -34,6 +30,7 @@ from manifests.schema import (
     SCHEMA_VERSION,
     Manifest,
     ShardEntry,
+    origin,
     set_digest_of,
     tally,
     write_manifest,
@@ -112,22 +109,83 @@ def build_set(
     """
     started = time.monotonic()
     folder = Path(out) / category.name
-    check_writable(folder)
-    stored = None
-    if reuse_saliency is not None:
-        stored = _stored_saliency(reuse_saliency, category, config, folder)
-    given = None if weights is None else str(weights)
-    recipe = _recipe(category, config, given, device, stored)
-    if stored is not None:
-        stored.check_recipe(recipe)
-
-    scan = scan_samples(
-        category.train,
-        config.geometry,
-        max_pixels=max_pixels,
-        jobs=jobs,
-        progress=make_progress and make_progress(f"scan {category.name}", "images"),
+    with writing(folder):
+        stored = None
+        if reuse_saliency is not None:
+            stored = _stored_saliency(reuse_saliency, category, config, folder)
+        given = None if weights is None else str(weights)
+        recipe = _recipe(category, config, given, device, stored)
+        if stored is not None:
+            stored.check_recipe(recipe)
+        scan = scan_samples(
+            category.train,
+            config.geometry,
+            max_pixels=max_pixels,
+            jobs=jobs,
+            progress=make_progress and make_progress(f"scan {category.name}", "images"),
+        )
+        _need_usable(scan, category, skip_bad=skip_bad)
+        units = plan_units(scan.images, recipe, config.shard_images)
+        if not overwrite and (folder / MANIFEST_NAME).exists():
+            manifest, set_digest = same_set(folder, recipe, scan)
+            return BuildSummary(
+                folder=folder,
+                set_digest=set_digest,
+                manifest=manifest,
+                resumed_shards=len(manifest.shards),
+                is_unchanged=True,
+                seconds=time.monotonic() - started,
+                fresh_images=0,
+                disk_bytes=disk_bytes(folder),
+            )
+        shards: Sequence[StoredShard | None] = [None] * len(units)
+        if stored is not None:
+            shards = stored.shards_of([unit.images for unit in units])
+        make = partial(
+            _make,
+            stored=dict(zip((unit.name for unit in units), shards, strict=True)),
+            folder=folder,
+            config=config,
+            levels=tuple(recipe["levels"]),
+            weights=given,
+            device=device,
+            max_pixels=max_pixels,
+        )
+        label = f"build {category.name}" + (", saliency reused" if stored is not None else "")
+        made = assemble(
+            units,
+            make,
+            folder,
+            # A network on a GPU serves one process; everything else is work for the CPU.
+            jobs=jobs if device == "cpu" or stored is not None or not recipe["levels"] else 1,
+            overwrite=overwrite,
+            progress=make_progress(label, "images") if make_progress else None,
+        )
+        manifest = _manifest(category, recipe, scan, made.entries, folder)
+        set_digest = write_manifest(folder, manifest)
+        seconds = time.monotonic() - started
+        _log(
+            folder,
+            seconds=round(seconds, 2),
+            fresh_images=made.fresh_images,
+            jobs=jobs,
+            digest=set_digest,
+            saliency_from=None if stored is None else stored.set_digest,
+        )
+    return BuildSummary(
+        folder=folder,
+        set_digest=set_digest,
+        manifest=manifest,
+        resumed_shards=len(made.resumed),
+        is_unchanged=False,
+        seconds=seconds,
+        fresh_images=made.fresh_images,
+        disk_bytes=disk_bytes(folder),
+        saliency_from=None if stored is None else stored.folder,
     )
+
+
+def _need_usable(scan: Scan, category: Category, *, skip_bad: bool) -> None:
     if scan.skipped and not skip_bad:
         raise BadImages(scan.skipped)
     if len(scan.images) < MIN_NORMALS:
@@ -138,62 +196,28 @@ def build_set(
             got=len(scan.images),
             hint="add good images",
         )
-    units = plan_units(scan.images, recipe, config.shard_images)
 
-    if not overwrite and (folder / MANIFEST_NAME).exists():
-        manifest, set_digest = same_set(folder, recipe, scan)
-        return BuildSummary(
-            folder=folder,
-            set_digest=set_digest,
-            manifest=manifest,
-            resumed_shards=len(manifest.shards),
-            is_unchanged=True,
-            seconds=time.monotonic() - started,
-            fresh_images=0,
-            disk_bytes=disk_bytes(folder),
-        )
-    shards: Sequence[StoredShard | None] = [None] * len(units)
-    if stored is not None:
-        shards = stored.shards_of([unit.images for unit in units])
-    done = clear_and_resume(folder, units, overwrite=overwrite)
-    label = f"build {category.name}" + (", saliency reused" if stored is not None else "")
-    entries = _build_missing(
-        list(zip(units, shards, strict=True)),
+
+def _make(
+    unit: Unit,
+    *,
+    stored: Mapping[str, StoredShard | None],
+    folder: Path,
+    config: BuildConfig,
+    levels: tuple[int, ...],
+    weights: str | None,
+    device: str,
+    max_pixels: int,
+) -> ShardEntry:
+    return build_unit(
+        unit,
         folder,
         config,
-        done,
-        options={
-            "levels": tuple(recipe["levels"]),
-            "weights": given,
-            "device": device,
-            "max_pixels": max_pixels,
-        },
-        # A network on a GPU serves one process; everything else is work for the CPU.
-        jobs=jobs if device == "cpu" or stored is not None or not recipe["levels"] else 1,
-        progress=make_progress(label, "images") if make_progress else None,
-    )
-    manifest = _manifest(category, recipe, scan, entries, folder)
-    set_digest = write_manifest(folder, manifest)
-    seconds = time.monotonic() - started
-    fresh = sum(len(unit.images) for unit in units if unit.name not in done)
-    _log(
-        folder,
-        seconds=round(seconds, 2),
-        fresh_images=fresh,
-        jobs=jobs,
-        digest=set_digest,
-        saliency_from=None if stored is None else stored.set_digest,
-    )
-    return BuildSummary(
-        folder=folder,
-        set_digest=set_digest,
-        manifest=manifest,
-        resumed_shards=len(done),
-        is_unchanged=False,
-        seconds=seconds,
-        fresh_images=fresh,
-        disk_bytes=disk_bytes(folder),
-        saliency_from=None if stored is None else stored.folder,
+        levels=levels,
+        weights=weights,
+        device=device,
+        max_pixels=max_pixels,
+        stored=stored[unit.name],
     )
 
 
@@ -243,47 +267,6 @@ def _recipe(
     return recipe | {"format": category.format, "split_rule": category.split_rule}
 
 
-def _build_missing(
-    plan: Sequence[tuple[Unit, StoredShard | None]],
-    folder: Path,
-    config: BuildConfig,
-    done: dict[str, ShardEntry],
-    *,
-    options: dict,
-    jobs: int,
-    progress: Callable[[int, int], None] | None,
-) -> list[ShardEntry]:
-    """Makes every shard of the plan that is not done; all entries in the plan's order."""
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-
-    todo = [(unit, stored) for unit, stored in plan if unit.name not in done]
-    entries = dict(done)
-    sizes = {unit.name: len(unit.images) for unit, _ in plan}
-    total = sum(sizes.values())
-    count = total - sum(sizes[unit.name] for unit, _ in todo)
-    if progress is not None and todo:
-        progress(count, total)
-    workers = min(jobs, max(len(todo), 1))
-    try:
-        results = Parallel(
-            n_jobs=workers,
-            backend="loky" if workers > 1 else "sequential",
-            return_as="generator_unordered" if workers > 1 else "generator",
-        )(delayed(build_unit)(unit, folder, config, stored=one, **options) for unit, one in todo)
-        for entry in results:
-            entries[entry.name] = entry
-            count += sizes[entry.name]
-            if progress is not None:
-                progress(count, total)
-    except BaseException:
-        if workers > 1:
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-        clear_unfinished(folder)
-        raise
-    return [entries[unit.name] for unit, _ in plan]
-
-
 def _manifest(
     category: Category, recipe: dict, scan: Scan, entries: Sequence[ShardEntry], folder: Path
 ) -> Manifest:
@@ -320,6 +303,8 @@ def _manifest(
         content_digest=set_digest_of(entry.content_digest for entry in entries),
         saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
         versions=library_versions(),
+        saliency="stored" if recipe["levels"] else "unused",
+        origin=origin("build"),
     )
 
 

@@ -43,6 +43,11 @@ class Unit:
     digest: str
     images: tuple[ScannedImage, ...]
 
+    @property
+    def n_images(self) -> int:
+        """How many images it holds."""
+        return len(self.images)
+
 
 def plan_units(images: Sequence[ScannedImage], recipe: dict, shard_images: int) -> list[Unit]:
     """Cuts the sorted images into shards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,16 @@ from manifests.shard_entry import (
 from manifests.strict_json import dump_json, load_json
 
 __all__ = [
+    "COMMANDS",
     "FALLBACKS",
     "MANIFEST_DIGEST_NAME",
     "MANIFEST_NAME",
+    "SALIENCY",
     "SCHEMA_VERSION",
     "STORES",
     "Manifest",
     "ShardEntry",
+    "origin",
     "read_manifest",
     "set_digest_of",
     "shard_name",
@@ -44,6 +47,8 @@ __all__ = [
 MANIFEST_NAME = "manifest.json"
 MANIFEST_DIGEST_NAME = "manifest.sha256"
 MAX_MANIFEST_BYTES = 64 << 20
+SALIENCY = ("stored", "absent", "unused")
+COMMANDS = ("build", "replay", "merge", "subset")
 
 _SLUG = re.compile(r"[a-z0-9_-]{1,128}")
 
@@ -65,6 +70,9 @@ class Manifest:
         shards: in the order of their names.
         content_digest, saliency_digest: `set_digest_of` the shards' digests.
         versions: library versions.
+        saliency: "stored", "absent" (negatives were drawn with maps that are not here, so nothing
+            that needs maps can be made from this set) or "unused" (no policy needed any).
+        origin: which command made the set, and from what, as `origin` gives it.
 
     Raises:
         SetError: wrong type or out of range.
@@ -86,6 +94,8 @@ class Manifest:
     content_digest: str
     saliency_digest: str
     versions: dict[str, str]
+    saliency: str
+    origin: dict[str, Any]
 
     def __post_init__(self) -> None:
         check_version(self.schema_version)
@@ -112,6 +122,8 @@ class Manifest:
         require(is_digest(self.content_digest), "content_digest is not a digest")
         require(is_digest(self.saliency_digest), "saliency_digest is not a digest")
         require(is_text_table(self.versions), "versions is malformed")
+        require(self.saliency in SALIENCY, "saliency is unknown")
+        _check_origin(self.origin)
 
     def to_bytes(self) -> bytes:
         """`manifest.json`: ASCII JSON, sorted keys, indent 1, trailing newline."""
@@ -177,6 +189,28 @@ class Manifest:
         return found
 
 
+def origin(
+    command: str, *, sets: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's `origin`.
+
+    Args:
+        command: what made the set, one of `COMMANDS`.
+        sets: set digests of what it was made from.
+        options: what else decides what it holds.
+    """
+    return {"command": command, "sets": list(sets), "options": dict(options or {})}
+
+
+def _check_origin(value: object) -> None:
+    require(isinstance(value, dict), "origin is not a table")
+    require(value.keys() == {"command", "sets", "options"}, "origin is malformed")  # type: ignore[attr-defined]
+    require(value["command"] in COMMANDS, "origin names an unknown command")  # type: ignore[index]
+    sets = value["sets"]  # type: ignore[index]
+    require(isinstance(sets, list) and all(map(is_digest, sets)), "origin's sets are no digests")
+    require(isinstance(value["options"], dict), "origin's options are not a table")  # type: ignore[index]
+
+
 def tally(normals: int, rows: Sequence[tuple[str, int, int]]) -> tuple[dict, dict]:
     """The manifest's `counts` and `fallbacks`.
 
@@ -203,6 +237,9 @@ def tally(normals: int, rows: Sequence[tuple[str, int, int]]) -> tuple[dict, dic
 def write_manifest(folder: Path, manifest: Manifest) -> str:
     """Write `manifest.sha256` and then, last of all, `manifest.json`; both atomically.
 
+    Where a manifest is replaced, `manifest.sha256` names both for a moment, so that a reader finds
+    the old set or the new one whenever it looks, and also after a kill.
+
     Returns:
         The set digest: SHA-256 of `manifest.json`.
 
@@ -217,9 +254,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
     if problems:
         raise problems[0]
     digest = bytes_digest(data)
-    write_atomic(folder / MANIFEST_DIGEST_NAME, f"{digest}  {MANIFEST_NAME}\n".encode("ascii"))
-    write_atomic(folder / MANIFEST_NAME, data)
+    old = _present_digest(folder)
+    if old not in (None, digest):
+        write_atomic(folder / MANIFEST_DIGEST_NAME, _digest_line(old) + _digest_line(digest))
+        write_atomic(folder / MANIFEST_NAME, data)
+        write_atomic(folder / MANIFEST_DIGEST_NAME, _digest_line(digest))
+    else:
+        write_atomic(folder / MANIFEST_DIGEST_NAME, _digest_line(digest))
+        write_atomic(folder / MANIFEST_NAME, data)
     return digest
+
+
+def _digest_line(digest: str) -> bytes:
+    return f"{digest}  {MANIFEST_NAME}\n".encode("ascii")
+
+
+def _present_digest(folder: Path) -> str | None:
+    path = folder / MANIFEST_NAME
+    return bytes_digest(read_manifest_bytes(folder)) if path.is_file() else None
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -234,12 +286,16 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """
     path = Path(folder) / MANIFEST_NAME
     data = read_manifest_bytes(folder)
-    digest, recorded = bytes_digest(data), read_recorded_digest(folder)
-    if digest != recorded:
+    digest, recorded = bytes_digest(data), read_recorded_digests(folder)
+    if digest not in recorded:
+        # It may have been replaced between the two reads.
+        data = read_manifest_bytes(folder)
+        digest, recorded = bytes_digest(data), read_recorded_digests(folder)
+    if digest not in recorded:
         raise DigestError(
             f"is not the one {MANIFEST_DIGEST_NAME} names",
             path=path,
-            expected=recorded,
+            expected=" or ".join(recorded),
             got=digest,
             hint="fetch the set again, or build it again",
         )
@@ -259,17 +315,20 @@ def read_manifest_bytes(folder: Path) -> bytes:
     return _read_bounded(Path(folder) / MANIFEST_NAME, MAX_MANIFEST_BYTES)
 
 
-def read_recorded_digest(folder: Path) -> str:
+def read_recorded_digests(folder: Path) -> tuple[str, ...]:
     """The digest in `manifest.sha256`, as `sha256sum` writes it.
+
+    Two while a manifest is replaced by another, and after a kill in that moment.
 
     Raises:
         SetError: missing or malformed.
     """
     path = Path(folder) / MANIFEST_DIGEST_NAME
-    match = re.fullmatch(rb"([0-9a-f]{64}) [ *]manifest\.json\n?", _read_bounded(path, 1024))
-    if match is None:
+    lines = _read_bounded(path, 1024).splitlines()
+    found = [re.fullmatch(rb"([0-9a-f]{64}) [ *]manifest\.json", line) for line in lines]
+    if not 1 <= len(found) <= 2 or None in found:
         raise SetError("is malformed", path=path, expected=f"'<sha256>  {MANIFEST_NAME}'")
-    return match[1].decode("ascii")
+    return tuple(match[1].decode("ascii") for match in found if match is not None)
 
 
 def _read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -42,6 +42,7 @@ def entry_problems(shard: Shard, manifest: Manifest, number: int) -> Iterator[Se
         ("environment", entry.environment, index.environment),
         ("image height", sides.get("height"), index.height),
         ("image width", sides.get("width"), index.width),
+        ("presence of saliency", manifest.saliency == "stored", bool(index.maps)),
     ):
         if expected != got:
             yield SetError(

@@ -19,6 +19,7 @@ from manifests.negative_set import NegativeSet
 from manifests.schema import (
     SCHEMA_VERSION,
     Manifest,
+    origin,
     set_digest_of,
     shard_name,
     tally,
@@ -117,6 +118,8 @@ def _write(
         content_digest=set_digest_of([entry.content_digest]),
         saliency_digest=set_digest_of([entry.saliency_digest]),
         versions={},
+        saliency="stored" if normals[0].saliency else "unused",
+        origin=origin("build"),
     )
     write_manifest(folder, manifest)
     return NegativeSet.open(folder)

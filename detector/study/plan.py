@@ -140,7 +140,9 @@ class Plan:
         _check_members(where, "coreset", table.coresets, self.coresets)
         if table.curve:
             found = [name for name in table.arms if self.option(name, table.curve) is not None]
-            _need(len(found) > 1, f"{where}: no curve over {table.curve!r}", "an option of two arms")
+            _need(
+                len(found) > 1, f"{where}: no curve over {table.curve!r}", "an option of two arms"
+            )
 
     def option(self, arm_name: str, option: str) -> Any:
         """An option of an arm, or of its set, as the plan gives it; None where it does not."""

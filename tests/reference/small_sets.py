@@ -4,7 +4,7 @@ import numpy as np
 
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import Blend, ColourShift, Copy, DonorTransform, render
-from manifests.schema import Manifest, set_digest_of, shard_name, tally, write_manifest
+from manifests.schema import Manifest, origin, set_digest_of, shard_name, tally, write_manifest
 from manifests.shard import NegativeRecord, NormalRecord, Shard, negative_digest, write_shard
 
 H, W = 32, 44
@@ -115,6 +115,8 @@ def write_set(folder, *, store="pixels", shards=2, category="tiles", n=4, r=9):
         content_digest=set_digest_of(entry.content_digest for entry in entries),
         saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
         versions={"numpy": np.__version__},
+        saliency="stored",
+        origin=origin("build"),
     )
     return manifest, write_manifest(folder, manifest)
 

@@ -1,0 +1,123 @@
+"""Shards made one by one or in parallel, into one folder, by a run that may be a second try.
+
+What `build`, `replay`, `merge` and `subset` share: they differ in what a shard is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from generator.leftovers import check_writable, clear_and_resume, clear_unfinished
+from manifests.lock import folder_lock
+from manifests.schema import ShardEntry
+
+Progress = Callable[[int, int], None]
+
+
+class Unit(Protocol):
+    """One shard to be made.
+
+    Attributes:
+        name: file name of the shard.
+        digest: of all that decides its bytes, stored in the shard: a later run takes up only
+            shards of its own.
+        n_images: how much of the whole it is, for progress.
+    """
+
+    name: str
+    digest: str
+
+    @property
+    def n_images(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """All shards of a plan.
+
+    Attributes:
+        entries: in the plan's order.
+        resumed: names of those that an earlier, interrupted run had finished.
+        fresh_images: of the shards made in this run.
+    """
+
+    entries: tuple[ShardEntry, ...]
+    resumed: frozenset[str]
+    fresh_images: int
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Makes a folder, sees that it can be written, and keeps other runs out of it.
+
+    Raises:
+        OutputError: it cannot be written, or another run is writing there.
+    """
+    check_writable(folder)
+    with folder_lock(folder):
+        yield
+
+
+def assemble(
+    units: Sequence[Unit],
+    make: Callable[[Unit], ShardEntry],
+    folder: Path,
+    *,
+    jobs: int = 1,
+    overwrite: bool = False,
+    kept: frozenset[str] = frozenset(),
+    progress: Progress | None = None,
+) -> Assembled:
+    """Makes every shard of a plan that an earlier run has not left finished. Call it in `writing`.
+
+    Args:
+        units: in the order of their names.
+        make: writes one shard into the folder and returns its entry; with several jobs it runs
+            in other processes and must survive pickling.
+        folder: where the shards go; a manifest that is there is removed first, unless shards are
+            `kept`, so that nobody takes a half-replaced folder for a set.
+        jobs: worker processes.
+        overwrite: replace shards of other plans.
+        kept: shards of a set that is there and stays whole while new ones are added.
+        progress: called with images done and images in all.
+
+    Raises:
+        SetError: a shard of another plan is in the way and `overwrite` is not given.
+        OutputError: the folder cannot be written.
+        Whatever `make` raises; unfinished files are removed.
+    """
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+
+    entries = clear_and_resume(folder, units, overwrite=overwrite, kept=kept)
+    resumed = frozenset(entries)
+    todo = [unit for unit in units if unit.name not in entries]
+    sizes = {unit.name: unit.n_images for unit in units}
+    total, fresh = sum(sizes.values()), sum(unit.n_images for unit in todo)
+    count = total - fresh
+    if progress is not None and todo:
+        progress(count, total)
+    workers = min(jobs, max(len(todo), 1))
+    try:
+        results = Parallel(
+            n_jobs=workers,
+            backend="loky" if workers > 1 else "sequential",
+            return_as="generator_unordered" if workers > 1 else "generator",
+        )(delayed(make)(unit) for unit in todo)
+        for entry in results:
+            entries[entry.name] = entry
+            count += sizes[entry.name]
+            if progress is not None:
+                progress(count, total)
+    except BaseException:
+        if workers > 1:
+            get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        clear_unfinished(folder)
+        raise
+    return Assembled(
+        entries=tuple(entries[unit.name] for unit in units), resumed=resumed, fresh_images=fresh
+    )
