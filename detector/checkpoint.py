@@ -22,7 +22,7 @@ CHECKPOINT_VERSION = 1
 _FIELD = "cutswap"  # the one entry of the safetensors metadata: several come in no fixed order
 _DTYPES = (torch.float32, torch.float64, torch.int64)
 _MAX_JSON_BYTES = 1 << 20
-_START_AFRESH = "pass --overwrite to train from the start"
+_START_AFRESH = "remove the file, or pass --overwrite, to train from the start"
 
 Run = Mapping[str, object]
 
@@ -187,7 +187,7 @@ def _check_run(path: Path, found: Run, run: Run) -> None:
         path=path,
         expected=", ".join(f"{name}={wanted.get(name)}" for name in names),
         got=", ".join(f"{name}={found.get(name)}" for name in names),
-        hint=f"use the same options to go on, {_START_AFRESH}, or choose another --out",
+        hint=f"use the same options to go on; or {_START_AFRESH}; or choose another --out",
     )
 
 

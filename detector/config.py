@@ -118,6 +118,15 @@ class FitConfig:
                 got="--updates 0",
                 hint="leave --with-untuned out: the untuned features alone are the same",
             )
+        frozen, deepest = self.train.freeze_stages, max(self.stages)
+        if self.detector == "patchcore" and self.train.updates and frozen > deepest:
+            raise ConfigError(
+                f"every stage that feeds the bank (--stages {','.join(map(str, self.stages))}) is "
+                "frozen, so that training would change nothing",
+                expected=f"--freeze-stages {deepest} or less",
+                got=f"--freeze-stages {frozen}",
+                hint=f"pass --freeze-stages {deepest}, or --updates 0 for the untuned extractor",
+            )
 
     def detector_config(self) -> PatchCoreConfig | GaussianConfig:
         """The part that the detector itself needs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,23 @@ MVTEC_AD: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# The 12 categories of VisA. Converted to this layout, each has the one defect folder "bad".
+VISA: tuple[str, ...] = (
+    "candle",
+    "capsules",
+    "cashew",
+    "chewinggum",
+    "fryum",
+    "macaroni1",
+    "macaroni2",
+    "pcb1",
+    "pcb2",
+    "pcb3",
+    "pcb4",
+    "pipe_fryum",
+)
+VISA_DEFECT = "bad"
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -68,6 +86,8 @@ class Sample:
         mask: the defect mask's file; None for good images, and where the data set has no masks for
             this kind of defect.
         split: "train" or "test".
+        part: what the image shows, where a data set has several images of one part: these are not
+            independent of each other. Empty: a part by itself.
     """
 
     path: Path
@@ -76,6 +96,7 @@ class Sample:
     defect: str
     mask: Path | None
     split: str
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,38 @@ class Category:
     def test(self) -> tuple[Sample, ...]:
         """The test images, good and defective; empty where the data set has none."""
         return tuple(sample for sample in self.samples if sample.split == "test")
+
+
+def known_terms(name: str, defects: Collection[str]) -> tuple[str, str]:
+    """Licence and attribution of a public data set, recognised by a category and its defects.
+
+    Args:
+        name: slug of the category.
+        defects: its kinds of defects; none where there are no test images, and then the name alone
+            decides.
+
+    Returns:
+        Both empty where the category is nobody's known one. "bad" is a name that anybody may
+        choose, so a category of VisA has no other defect beside it.
+    """
+    if name in MVTEC_AD and (not defects or not set(defects).isdisjoint(MVTEC_AD[name])):
+        return (
+            "CC BY-NC-SA 4.0",
+            "MVTec AD: Bergmann, Batzner, Fauser, Sattlegger, Steger, The MVTec Anomaly Detection "
+            "Dataset, IJCV 129 (2021)",
+        )
+    if is_visa(name, defects):
+        return (
+            "CC BY 4.0",
+            "VisA: Zou, Jeong, Pemula, Zhang, Dabeer, SPot-the-Difference Self-Supervised "
+            "Pre-training for Anomaly Detection and Segmentation, ECCV 2022",
+        )
+    return "", ""
+
+
+def is_visa(name: str, defects: Collection[str]) -> bool:
+    """Whether a category of this slug and these kinds of defects is one of VisA."""
+    return name in VISA and set(defects) <= {VISA_DEFECT}
 
 
 def slugify(name: str) -> str:

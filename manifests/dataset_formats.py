@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from manifests.categories import MVTEC_AD, Category, Sample, slugify
+from manifests.categories import Category, Sample, is_visa, known_terms, slugify
 from manifests.digest import bytes_digest
 from manifests.errors import DataError
 from manifests.images import list_images
+
+_MTD_NAME = re.compile(r"exp(?P<exposure>[0-9]{1,3})_num_(?P<number>[0-9]{1,9})")
+# Images of one tile are some 20 numbers apart, seldom more than 100; the next tile is thousands on.
+_MTD_LONGEST_STEP = 200
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,10 @@ def _read_mvtec(root: Path, split: Split) -> Category:
             hint="complete the category, or choose others with --category",
         )
     samples = [_sample(root, path, "good", "train") for path in good]
-    defects = set()
+    name = slugify(root.name)
     test = root / "test"
+    kinds = subfolders(test) if test.is_dir() else []
+    defects = {folder.name for folder in kinds if folder.name.lower() != "good"}
     for path in list_images(test, allow_empty=True) if test.is_dir() else []:
         if path.parent == test:
             raise DataError(
@@ -78,17 +85,18 @@ def _read_mvtec(root: Path, split: Split) -> Category:
                 expected="test/good or test/<defect>",
                 hint="move it into the folder of its kind",
             )
-    for folder in subfolders(test) if test.is_dir() else []:
+    for folder in kinds:
         images = list_images(folder, allow_empty=True)
         if folder.name.lower() == "good":
             samples += [_sample(root, path, "good", "test") for path in images]
             continue
-        defects.add(folder.name)
         masks = _masks(root / "ground_truth" / folder.name)
-        wanted = [path.relative_to(folder).with_suffix("").as_posix() + "_mask" for path in images]
+        wanted = [path.relative_to(folder).with_suffix("").as_posix() for path in images]
+        # VisA as its authors convert it calls a mask like its image.
+        if not (is_visa(name, defects) and masks and masks.keys() >= set(wanted)):
+            wanted = [f"{stem}_mask" for stem in wanted]
         samples += _defective(root, images, wanted, masks, folder.name)
-    name = slugify(root.name)
-    is_mvtec_ad = name in MVTEC_AD and (not defects or not defects.isdisjoint(MVTEC_AD[name]))
+    licence, attribution = known_terms(name, defects)
     return Category(
         name=name,
         root=root,
@@ -96,13 +104,8 @@ def _read_mvtec(root: Path, split: Split) -> Category:
         samples=_ordered(samples),
         mask_binarise_at=1,
         split_rule="folders: train/good for training, test/* for testing",
-        licence="CC BY-NC-SA 4.0" if is_mvtec_ad else "",
-        attribution=(
-            "MVTec AD: Bergmann, Batzner, Fauser, Sattlegger, Steger, The MVTec Anomaly Detection "
-            "Dataset, IJCV 129 (2021)"
-            if is_mvtec_ad
-            else ""
-        ),
+        licence=licence,
+        attribution=attribution,
     )
 
 
@@ -142,7 +145,7 @@ def _read_mtd(root: Path, split: Split) -> Category:
         name=slugify(root.name),
         root=root,
         format="mtd",
-        samples=_ordered(samples),
+        samples=_ordered(_with_parts(samples)),
         mask_binarise_at=128,
         split_rule=rule,
         licence="not stated; citation requested",
@@ -151,6 +154,34 @@ def _read_mtd(root: Path, split: Split) -> Category:
             "The Visual Computer 36 (2020)"
         ),
     )
+
+
+def _with_parts(samples: Sequence[Sample]) -> list[Sample]:
+    """Samples of the magnetic tiles with the tile that each shows.
+
+    A tile was photographed under up to six exposures, one after the other: `exp2_num_834.jpg`
+    follows `exp1_num_824.jpg`. The data set does not say which images belong together; here a new
+    tile begins in a folder where the exposure does not rise, or where the number jumps.
+    """
+    named = []
+    for sample in samples:
+        match = _MTD_NAME.fullmatch(sample.path.stem)
+        if match is not None:
+            folder = PurePosixPath(sample.source).parent
+            named.append((str(folder), int(match["number"]), int(match["exposure"]), sample.source))
+    parts: dict[str, str] = {}
+    before = None
+    for row in sorted(named):
+        folder, number, exposure, source = row
+        is_same = (
+            before is not None
+            and before[0] == folder
+            and exposure > before[2]
+            and number - before[1] <= _MTD_LONGEST_STEP
+        )
+        parts[source] = parts[before[3]] if is_same else source
+        before = row
+    return [replace(sample, part=parts.get(sample.source, "")) for sample in samples]
 
 
 def _tiles(folder: Path) -> list[Path]:

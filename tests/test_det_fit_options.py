@@ -100,7 +100,7 @@ def test_schedules_give_way_to_what_is_typed_and_to_what_follows_from_it(config_
     train = config_of("--loss", "patch").train
     assert (train.loss, train.head_stage) == ("patch", None)
     # The schedule's stage is frozen: what is left to train is the network's end.
-    train = config_of("--freeze-stages", 4).train
+    train = config_of("--freeze-stages", 4, "--stages", "4").train
     assert (train.loss, train.head_stage, train.freeze_stages) == ("image", None, 4)
     # The Gaussian looks at the network's end, so that is what its training is for.
     train = config_of("--detector", "gaussian").train
@@ -191,6 +191,8 @@ def test_every_fit_option_is_tested():
     tested = {*CONFIG_OPTIONS} | {
         "--cache-activations",
         "--out", "--weights", "--device", "--category", "--overwrite", "--json", "--quiet",
+        # in test_det_verify_model.py
+        "--expect",
     }  # fmt: skip
     declared = {
         option

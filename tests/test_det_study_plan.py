@@ -108,9 +108,9 @@ def test_without_tables_all_arms_stand_beside_the_first(tmp_path):
         (('set = "few"', 'set = "many"'), "arm tuned: no set 'many'"),
         (('arms = ["tuned"]', 'arms = ["tuna"]'), "table one: no arm 'tuna'"),
         (('["aupro"]', '["auroc"]'), "table one: no metric 'auroc'"),
-        (('"not-worse"', '"bettr"'), "claim 'bettr' is unknown"),
+        (('"not-worse"', '"bettr"'), "claim on tuned: kind 'bettr' is unknown"),
         (("[data.parts]", "[dtaa.parts]"), "unknown key 'dtaa'"),
-        (('path = "parts"', ""), "data.parts has no path"),
+        (('path = "parts"', ""), "data.parts: no path"),
         (("[sets.few]", '[sets."a b"]'), "'a b' is no name"),
         (("seeds = [3, 1]", "seeds = [3"), "the plan is no TOML"),
         (("seeds = [3, 1]", 'split = "test"'), "split 'test' is unknown"),
@@ -260,9 +260,104 @@ def test_a_set_is_asked_for_as_a_user_would(tmp_path):
     with pytest.raises(ConfigError, match="--out is chosen by compare"):
         request_set(data, "few", {"out": "x"}, tmp_path)
     with pytest.raises(ConfigError, match="--skip-bad cannot be false"):
-        build_command(
-            request_set(data, "few", {"skip_bad": False}, tmp_path),
-            jobs=None,
-            device="cpu",
-            quiet=True,
-        )
+        request_set(data, "few", {"skip_bad": False}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seeds = [3, 1]", 'seeds = ["3"]'), "seeds must be a list of different numbers"),
+        (("seeds = [3, 1]", "seeds = [true]"), "seeds must be a list of different numbers"),
+        (("seeds = [3, 1]", "seeds = [-1]"), "seed -1 cannot be used"),
+        (("seeds = [3, 1]", "seeds = [0, 1000000]"), "seed 1000000 cannot be used"),
+        (("seeds = [3, 1]", "validation_share = 0.6"), "validation_share 0.6 cannot"),
+        (("seeds = [3, 1]", 'validation_share = "0.2"'), "validation_share '0.2' cannot"),
+        (("seeds = [3, 1]", "validation_share = nan"), "validation_share nan cannot"),
+        (("seeds = [3, 1]", "validation_seed = -1"), "validation_seed -1 cannot"),
+        (("seeds = [3, 1]", "validation_seed = 0.5"), "validation_seed 0.5 cannot"),
+        (("seeds = [3, 1]", "bank_draws = true"), "bank_draws True cannot"),
+        (("seeds = [3, 1]", 'bank_draws = "2"'), "bank_draws '2' cannot"),
+        (("seeds = [3, 1]", "split = 3"), "split must be text"),
+        (("seeds = [3, 1]", "note = 3"), "note must be text"),
+        (("seeds = [3, 1]", 'metrics = "aupro"'), "metrics must be a list of different texts"),
+        (("coresets = [0.01, 0.1]", 'coresets = ["0.1"]'), "coresets must be a list of different"),
+        (("coresets = [0.01, 0.1]", "coresets = [1" + "0" * 400 + "]"), "coresets must be a list"),
+        (('baseline = "untuned"', "baseline = 3"), "baseline must be text"),
+        (('path = "parts"', "path = 3"), "data.parts: path must be text"),
+        (('path = "parts"', 'path = ""'), "data.parts: path must be text"),
+        (('path = "parts"', 'path = "a\\u0000b"'), "data.parts: path must be text"),
+        (('train_list = "list.txt"', "train_list = 3"), "data.parts: train_list must be text"),
+        (('train_list = "list.txt"', "format = 3"), "data.parts: format must be text"),
+        (('train_list = "list.txt"', 'categories = "bolt"'), "data.parts: categories must be a"),
+        (('train_list = "list.txt"', "categories = [3]"), "data.parts: categories must be a list"),
+        (("image-size = 64", "image-size = 64\nimage_size = 64"), "image_size is given twice"),
+        (("image-size = 64", '"out=x" = true'), "'out=x' is no option"),
+        (('label = "CutSwap"', "label = 3"), "arms.tuned: label must be text"),
+        (('set = "few"', "set = 3"), "arms.tuned: set must be text"),
+        (("lr = 0.01", "weights = 3"), "arms.tuned: weights must be text"),
+        (("[[tables]]", "[tables]"), "tables must be a list of tables"),
+        (('arms = ["tuned"]', 'arms = "tuned"'), "table 1: arms must be a list of different"),
+        (('arms = ["tuned"]', "arms = [3]"), "table 1: arms must be a list of different texts"),
+        (('arms = ["tuned"]', "arms = []"), "table one has no arms"),
+        (("coresets = [0.1]", "coresets = []"), "table one has no coresets"),
+        (('metrics = ["aupro"]', "metrics = []"), "table one has no metrics"),
+        (('title = "Does it help?"', "title = 3"), "table 1: title must be text"),
+        (('[{ arm = "tuned"', '["tuned", { arm = "tuned"'), "table 1: claims must be a list of"),
+        (('{ arm = "tuned"', '{ arm = ["tuned"]'), "claim: arm must be text"),
+        (('{ arm = "tuned"', '{ against = "tuned"'), "claim: no arm"),
+        (('{ arm = "tuned"', '{ arm = "untuned"'), "claim on untuned: it is against itself"),
+        (('{ arm = "tuned"', '{ arm = "tuned", metrics = []'), "it names no metrics"),
+        (('{ arm = "tuned"', '{ arm = "tuned", coresets = [0.01]'), "no coreset of its table 0.01"),
+        (("margin = 0.005", "margin = -1"), "margin -1.0 cannot be used"),
+        (("margin = 0.005", 'margin = "0.1"'), "margin must be a number"),
+        (("margin = 0.005", "margin = inf"), "margin must be a number"),
+        (('kind = "not-worse"', 'kind = "better"'), "a margin says nothing here"),
+        (('paper = "yes"', "paper = 3"), "claim: paper must be text"),
+    ],
+)
+@pytest.mark.parametrize("coresets", [None, (0.1,)])
+def test_values_of_the_wrong_kind_or_range_are_one_line(tmp_path, change, message, coresets):
+    assert change[0] in FULL
+    path = _written(tmp_path, FULL.replace(change[0], change[1], 1))
+    if coresets is not None and "coresets" in change[0] + change[1]:
+        return  # given beside the plan, they are not read from it
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")) as caught:
+        assemble_plan(path, coresets=coresets)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["tables = [3]", "tables = 3", "tables = [{ claims = [3] }]"])
+def test_odd_tables_are_refused_when_coresets_are_given_beside_them(tmp_path, text):
+    with pytest.raises(ConfigError, match="must be a list of tables"):
+        assemble_plan(_written(tmp_path, f"{text}\n[arms.a]"), data=["a=x"], coresets=(0.1,))
+
+
+def test_a_plan_nested_beyond_reason_is_no_toml(tmp_path):
+    with pytest.raises(ConfigError, match="no TOML"):
+        read_plan(_written(tmp_path, "a = " + "[" * 100_000))
+    assert parse_options("a:b=" + "{a=" * 5000, option="--arm")[1].keys() == {"b"}
+
+
+def test_weights_are_relative_to_the_plan_like_all_its_paths(tmp_path):
+    text = FULL.replace("clusters = 2", 'clusters = 2\nweights = "set.pth"')
+    text = text.replace("lr = 0.01", 'weights = "sub/arm.pth"')
+    plan = read_plan(_written(tmp_path, text))
+    assert plan.sets["few"]["weights"] == str(tmp_path / "set.pth")
+    assert plan.by_name["tuned"].options["weights"] == str(tmp_path / "sub/arm.pth")
+
+
+def test_precision_does_not_depend_on_the_machine(monkeypatch):
+    monkeypatch.setattr("manifests.devices.has_fast_bf16", lambda device: True)
+    for options, precision in (({}, "fp32"), ({"precision": "auto"}, "bf16")):
+        config, _ = arm_config("a", options, coreset=0.1, seed=0, device="cpu")
+        assert config.train.precision == precision
+
+
+def test_training_what_the_bank_never_sees_is_refused_with_the_way_out():
+    for options in ({"stages": [1]}, {"freeze_stages": 3, "stages": [1, 2]}):
+        with pytest.raises(ConfigError, match=r"arm a: every stage .* is frozen.*--updates 0"):
+            arm_config("a", options, coreset=0.1, seed=0, device="cpu")
+    arm_config("a", {"stages": [1], "updates": 0}, coreset=0.1, seed=0, device="cpu")
+    arm_config("a", {"stages": [1], "freeze_stages": 1}, coreset=0.1, seed=0, device="cpu")
+    gaussian = {"detector": "gaussian", "freeze_stages": 4}
+    arm_config("a", gaussian, coreset=0.1, seed=0, device="cpu")

@@ -69,6 +69,58 @@ def test_draws_keep_the_strata():
     assert (draws != image_draws(np.array(DEFECTS), subset, replicates=500, seed=4)).any()
 
 
+def test_images_of_one_part_are_drawn_together():
+    parts = np.array(["", "", "", *["a"] * 3, *["b"] * 3, *["c"] * 2, "d", "", *["a"] * 6])
+    draws = image_draws(np.array(DEFECTS), ALL, parts=parts, replicates=400, seed=3)
+    assert (draws[:, 3:6] == draws[:, [3]]).all() and (draws[:, 6:9] == draws[:, [6]]).all()
+    # Five parts of good ones: three by themselves, "a" and "b".
+    assert (draws[:, [0, 1, 2, 3, 6]].sum(axis=1) == 5).all()
+    assert (draws[:, [9, 11, 12]].sum(axis=1) == 3).all()
+    # A stratum of one part says nothing of others of its kind, and is always whole.
+    assert (draws[:, 13:] == 1).all()
+    assert np.array_equal(
+        image_draws(np.array(DEFECTS), ALL, parts=np.full(19, ""), replicates=9, seed=3),
+        image_draws(np.array(DEFECTS), ALL, replicates=9, seed=3),
+    )
+
+
+def test_images_that_say_the_same_widen_the_interval():
+    """Nine images thrice each are worth nine images, not twenty-seven."""
+    rng = np.random.default_rng(0)
+    defects = ["good"] * 15 + ["hole"] * 12
+    parts = np.array([f"{i // 3}" for i in range(27)])
+    scores = np.repeat(rng.normal(size=9) + np.array([0] * 5 + [1] * 4), 3)
+    every = np.ones(27, dtype=bool)
+    cell = _cell(scores + rng.normal(size=27) * 1e-3, defects)
+    widths = []
+    for shown in (None, parts):
+        drawn = resample(
+            [cell], metrics=("image_auroc",), subset=every, parts=shown, replicates=2000
+        )
+        found = estimate_of(drawn, "image_auroc")
+        widths.append(found.high - found.low)
+        assert drawn.n_parts == (27 if shown is None else 9)
+    assert widths[1] == pytest.approx(widths[0] * np.sqrt(3), rel=0.25)
+
+
+def test_arms_on_other_canvases_are_compared_where_both_have_ground_truth():
+    pixels = np.array([[3, 1]] * 9 + [[1, 3]] * 10, dtype=np.uint32)
+    cell = _cell(np.arange(19.0), DEFECTS, pixels=pixels)
+    fewer = ALL.copy()
+    fewer[12] = False
+    arm, baseline = [_only(cell, fewer)], [cell]
+    drawn = [resample(cells, subset=ALL, replicates=9) for cells in (arm, baseline)]
+    assert difference_of(*drawn, "image_auroc").mean == 0
+    with pytest.raises(ModelError, match="other test images"):
+        difference_of(*drawn, "pixel_auroc")
+    drawn = [resample(cells, subset=ALL, truth=fewer, replicates=9) for cells in (arm, baseline)]
+    assert difference_of(*drawn, "pixel_auroc").mean == 0
+    assert difference_of(*drawn, "pixel_auroc").n_images == 18
+    assert difference_of(*drawn, "image_auroc").n_images == 19
+    options = {"subset": ALL, "replicates": 9}
+    assert paired_difference(arm, baseline, metric="pixel_auroc", **options).n_images == 18
+
+
 def test_difference_by_hand():
     defects = ["good", "good", "hole"]
     # AUROC of the hole against two good ones: arm 1 and 1/2, baseline 1/2 and 1/2.

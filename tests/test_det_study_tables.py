@@ -282,7 +282,7 @@ def test_a_tables_curve_is_over_the_option_it_names(
     plan = read_plan(tmp_path / "p.toml")
     rows = {n: Row(n, 1, {"aupro": Estimate(0.5, None, 0.4, 0.6, 1)}) for n in plan.by_name}
     outcome = TableOutcome(
-        plan.tables[0], "part", 0.1, tuple(rows), tuple(rows.values()), (), (), "net", 5, 5
+        plan.tables[0], "part", 0.1, tuple(rows), tuple(rows.values()), (), (), (), "net", 5, 5
     )
     drawn = []
     monkeypatch.setattr(report, "plot_curves", lambda *args, **more: drawn.append((args, more)))

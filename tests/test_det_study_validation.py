@@ -39,6 +39,33 @@ def test_agrees_with_the_literal_rule(seed, share):
     assert chosen == validation(sources, defects, seed=seed, share=share)
 
 
+def test_parts_stay_together():
+    sources, defects = _names(good=24, hole=12)
+    parts = [
+        f"{source[:8]}" if defect == "hole" else ""
+        for source, defect in zip(sources, defects, strict=True)
+    ]
+    parts[24:] = [f"tile {i // 5}" for i in range(12)]  # of 5, 5 and 2 images
+    got = validation_split(sources, defects, parts=parts)
+    # Images by themselves are taken as they are without parts.
+    assert np.array_equal(got[:24], validation_split(sources, defects)[:24])
+    # Whole tiles in the order of their hashes until round(0.2 * 12) = 2 images are there.
+    hashes = {
+        number: hashlib.sha256(f"validation|0|hole/{first:03d}.png".encode()).hexdigest()
+        for number, first in enumerate((0, 5, 10))
+    }
+    smallest = min(hashes, key=hashes.get)
+    assert got[24:].tolist() == [i // 5 == smallest for i in range(12)]
+    order = np.random.default_rng(0).permutation(36)
+    again = validation_split(
+        *([row[i] for i in order] for row in (sources, defects)), parts=[parts[i] for i in order]
+    )
+    assert np.array_equal(again, got[order])
+    # The last part of a kind is never taken: there would be nothing left to report on.
+    alone = validation_split(sources, defects, parts=["one"] * 36, share=0.5)
+    assert not alone.any()
+
+
 def test_counts_per_stratum():
     sources, defects = _names(good=191, blowhole=115, fray=32, two=2, five=5)
     got = validation_split(sources, defects, share=0.05)
@@ -74,7 +101,7 @@ def test_refuses_options_that_cannot_work(options):
 def test_refuses_two_images_of_one_name():
     with pytest.raises(DataError, match=r"2 test images of one name.*'b'"):
         validation_split(["a", "b", "b"], ["good"] * 3)
-    with pytest.raises(ValueError, match="2 sources and 1 defects"):
+    with pytest.raises(ValueError, match="2 sources, 1 defects"):
         validation_split(["a", "b"], ["good"])
 
 
@@ -88,7 +115,7 @@ def test_file_is_readable_and_read_back_in_any_order(tmp_path):
     written = write_split(path, sources, defects, seed=3, share=0.25)
     assert np.array_equal(written, validation_split(sources, defects, seed=3, share=0.25))
     lines = path.read_text().splitlines()
-    assert lines[0] == "# rule=sha256-per-defect seed=3 share=0.25 images=11 validation=3"
+    assert lines[0] == "# rule=sha256-per-defect-by-part seed=3 share=0.25 images=11 validation=3"
     assert lines[1] == "source,defect"
     assert lines[2].startswith('"a, b/')  # sorted by source, quoted where it has a comma
     assert len(lines) == 5
@@ -164,6 +191,15 @@ def test_the_committed_split_of_the_tiles_is_the_rules_own(tiles, tiles_list):
     (category,) = open_data(tiles, train_list=tiles_list)
     sources = [sample.source for sample in category.test]
     defects = [sample.defect for sample in category.test]
-    found = read_split(REPO / "docs" / "studies" / "mtd-validation.csv", sources, defects)
-    assert found.sum() == 116
-    assert (found == validation_split(sources, defects)).all()
+    parts = [sample.part for sample in category.test]
+    path = REPO / "docs" / "studies" / "mtd-validation.csv"
+    found = read_split(path, sources, defects, parts=parts)
+    assert 100 < found.sum() < 140
+    assert (found == validation_split(sources, defects, parts=parts)).all()
+    for defective in (True, False):
+        of_kind = [(d != "good") == defective for d in defects]
+        sides = [
+            {p for p, f, k in zip(parts, found, of_kind, strict=True) if k and f == side}
+            for side in (True, False)
+        ]
+        assert all(sides) and not sides[0] & sides[1]

@@ -1,4 +1,4 @@
-"""An arm's options as a config: exactly what `cutswap-det fit` would make of them."""
+"""An arm's options as a config: what `cutswap-det fit` would make of them, on any machine."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def arm_config(
         options: long names of `fit`'s options with underscores; lists and switches as in TOML.
         coreset: share of patches kept; a detector without a bank has none.
         seed: of training, coreset and folds.
+        device: "cpu" or "cuda".
+
+    Training is in fp32 unless the options name another precision.
 
     Raises:
         ConfigError: an unknown option, or a value that `fit` would refuse.
@@ -45,6 +48,9 @@ def arm_config(
     arguments = ["--seed", str(seed)]
     if options.get("detector", "patchcore") == "patchcore":
         arguments += ["--coreset", repr(coreset)]
+    if "precision" not in options:
+        # `auto` looks at the processor, and cells must be the same on every machine.
+        arguments += ["--precision", "fp32"]
     switches = {
         flag: parameter
         for parameter in _fit.params

@@ -11,17 +11,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.study.plan import DataSpec
-from manifests.errors import ConfigError, CutswapError
+from detector.study.locks import waiting_lock
+from detector.study.plan_types import DataSpec
+from manifests.digest import file_digest
+from manifests.errors import ConfigError, CutswapError, WeightsError
 from manifests.negative_set import find_sets
 from manifests.schema import read_manifest
 
-# What shapes a saliency map; sets that agree in these share one saliency pass.
+TrainingFiles = Mapping[str, Mapping[str, str]]
+"""Per category: SHA-256 of each training file by its source."""
+
+# What shapes a saliency map, or which images have one; sets that agree in these share one pass.
 _SALIENCY_OPTIONS = (
     "network",
     "weights",
@@ -32,10 +37,14 @@ _SALIENCY_OPTIONS = (
     "threads",
     "batch",
     "shard_images",
+    "skip_bad",
+    "max_megapixels",
 )
 _OWN = {"out", "reuse_saliency", "jobs", "device", "overwrite", "quiet", "json", "category"}
+_OF_DATA = ("train_list", "format")
 # Reading a set from its edits costs microseconds per negative and saves gigabytes per ablation.
 _DEFAULTS = {"store": "anchors"}
+_GUIDED = ("swap", "scar")
 
 
 class BuildFailed(CutswapError):
@@ -48,133 +57,234 @@ class SetRequest:
 
     Attributes:
         options: of `cutswap-gen build`, long names with underscores.
-        folder: where its categories' sets lie, or will lie.
-        key: digest of data and options.
+        weights_digest: SHA-256 of the file that its option `weights` names, if it does.
+        training_files: what it is made of.
+        folder: where its categories' sets lie, or will lie: another one when the files change.
+        key: digest of data and options; of the files, a study knows more than this.
     """
 
     data: DataSpec
     name: str
     options: Mapping[str, Any]
+    weights_digest: str | None
+    training_files: TrainingFiles
     folder: Path
     key: str
 
     @property
     def saliency_key(self) -> str:
         """Equal for sets whose saliency maps are equal."""
-        shaping = {name: self.options.get(name) for name in _SALIENCY_OPTIONS}
-        return _digest({"data": self.data.name, **shaping})
+        identity = _identity(self.options, self.weights_digest)
+        shaping = {name: identity.get(name) for name in _SALIENCY_OPTIONS}
+        return digest_of({"data": self.data.name, **shaping})
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether any of its policies looks at saliency maps."""
+        return any(name in _GUIDED for name in _listed(self.options.get("policies", _GUIDED)))
 
     @property
     def has_all_levels(self) -> bool:
         """Whether it holds the maps that any other set of the same saliency could ask for."""
-        policies = str(self.options.get("policies", "swap,scar"))
-        is_guided = any(name in ("swap", "scar") for name in _listed(policies))
-        return is_guided and "levels" not in self.options
+        return self.is_guided and "levels" not in self.options
 
 
-def request_set(data: DataSpec, name: str, options: Mapping[str, Any], out: Path) -> SetRequest:
+class Sets:
+    """A study's sets, each built once and kept.
+
+    Args:
+        jobs: workers of a build.
+        device: "cpu" or "cuda".
+        quiet: no progress of builds.
+    """
+
+    def __init__(self, *, jobs: int | None, device: str, quiet: bool) -> None:
+        self._jobs = jobs
+        self._device = device
+        self._quiet = quiet
+        self._requests: dict[Path, SetRequest] = {}
+        self._failed: dict[Path, BuildFailed] = {}
+
+    def add(self, request: SetRequest) -> None:
+        """Makes a request known, so that it can lend its saliency maps to others."""
+        self._requests.setdefault(request.folder, request)
+
+    def get(self, request: SetRequest) -> dict[str, Path]:
+        """The set's folders by category, built where they are missing or unfinished.
+
+        A set with the same saliency that is built already, or holds more levels and is then built
+        first, lends its maps. While another run builds this one, this waits.
+
+        Raises:
+            BuildFailed: the build ended with an error, now or when it was asked for before.
+            OutputError: the folder cannot be written.
+        """
+        found = _whole(request)
+        if found is not None:
+            return found
+        if request.folder in self._failed:
+            raise self._failed[request.folder]
+        try:
+            lent = self._lent(request)
+            with waiting_lock(request.folder, what=f"the set {request.name}"):
+                return _whole(request) or self._build(request, lent)
+        except BuildFailed as error:
+            self._failed[request.folder] = error
+            raise
+
+    def _lent(self, request: SetRequest) -> dict[str, Path]:
+        """Folders by category of the set whose maps this one takes; none where it makes its own."""
+        if not request.is_guided:
+            return {}
+        fitting = [
+            other
+            for other in self._requests.values()
+            if other.folder != request.folder
+            and other.folder not in self._failed
+            and other.saliency_key == request.saliency_key
+            and other.has_all_levels
+        ]
+        for other in fitting:
+            if (found := _whole(other)) is not None:
+                return found
+        # Nothing to borrow yet. A set that holds all levels itself needs no other to go first.
+        if request.has_all_levels or not fitting:
+            return {}
+        try:
+            return self.get(fitting[0])
+        except BuildFailed:
+            return {}  # which is for the arms of that set to report
+
+    def _build(self, request: SetRequest, lent: Mapping[str, Path]) -> dict[str, Path]:
+        for saliency in [lent[name] for name in sorted(lent)] or [None]:
+            command = build_command(
+                request, jobs=self._jobs, device=self._device, quiet=self._quiet, saliency=saliency
+            )
+            done = subprocess.run(
+                command, stdout=subprocess.DEVNULL, env=_environment(), check=False
+            )
+            if done.returncode == 130:
+                raise KeyboardInterrupt
+            if done.returncode:
+                raise BuildFailed(
+                    f"building the set {request.name} failed",
+                    path=request.folder,
+                    hint="the reason is printed above; change the set's options in the plan, or "
+                    "remove its folder if it is what stands in the way",
+                )
+        found = _whole(request)
+        if found is None:
+            raise BuildFailed(
+                f"the training images changed while the set {request.name} was built from them",
+                path=request.folder,
+                hint="run the same command again",
+            )
+        return found
+
+
+def request_set(
+    data: DataSpec,
+    name: str,
+    options: Mapping[str, Any],
+    out: Path,
+    *,
+    training_files: TrainingFiles | None = None,
+) -> SetRequest:
     """Where a set of these options lies.
 
-    Raises ConfigError for an option that the study sets itself.
+    Args:
+        out: folder of the study.
+        training_files: of the data; without them the request is good for checking its options.
+
+    Raises:
+        ConfigError: an option that the study sets itself, that belongs to the data, or that is no
+            switch and yet false.
+        WeightsError: the file that `weights` names cannot be read.
     """
     taken = sorted(_OWN & set(options))
     if taken:
         raise ConfigError(
-            f"set {name}: --{taken[0].replace('_', '-')} is chosen by compare itself",
+            f"set {name}: {_flag(taken[0])} is chosen by compare itself",
             hint="leave it out of the plan",
         )
-    options = {**_DEFAULTS, **options}
-    key = _digest({"data": data.name, "options": options})
-    return SetRequest(data, name, options, out / "sets" / f"{data.name}-{name}-{key[:8]}", key)
-
-
-def ensure_set(
-    request: SetRequest,
-    others: Sequence[SetRequest],
-    *,
-    training_files: Mapping[str, frozenset[str]],
-    jobs: int | None,
-    device: str,
-    quiet: bool,
-) -> dict[str, Path]:
-    """The set's folders by category, built where they are missing or unfinished.
-
-    Args:
-        others: requests of the same study: one with the same saliency that is built already, or
-            holds more levels and is then built first, lends its maps.
-        training_files: SHA-256 of the training files by category, to see whether a set that is
-            there is of these images.
-
-    Raises:
-        BuildFailed: the build ended with an error.
-    """
-    found = _whole(request.folder, training_files)
-    if found is not None:
-        return found
-    donor = _donor(request, others, training_files)
-    if donor is not None and _whole(donor.folder, training_files) is None:
-        ensure_set(donor, (), training_files=training_files, jobs=jobs, device=device, quiet=quiet)
-    # Without a pass through the network there is nothing for a device to do.
-    command = build_command(
-        request, jobs=jobs, device=device if donor is None else None, quiet=quiet
-    )
-    folders = [None]
-    if donor is not None:
-        folders = sorted(_whole(donor.folder, training_files).values())
-    for folder in folders:
-        extra = []
-        if folder is not None:
-            extra = ["--reuse-saliency", str(folder)]
-            extra += ["--category", folder.name] if len(folders) > 1 else []
-        done = subprocess.run(
-            [*command, *extra], stdout=subprocess.DEVNULL, env=_environment(), check=False
-        )
-        if done.returncode == 130:
-            raise KeyboardInterrupt
-        if done.returncode:
-            raise BuildFailed(
-                f"building the set {request.name} failed",
-                path=request.folder,
-                hint=f"the reason is printed above; see [sets.{request.name}] of the plan",
+    for option in _OF_DATA:
+        if option in options:
+            raise ConfigError(
+                f"set {name}: {_flag(option)} decides which images are trained on and which are "
+                "tested on, so that it belongs to the data",
+                hint=f"move {option} to [data.{data.name}]",
             )
-    found = _whole(request.folder, training_files)
-    if found is None:
-        raise BuildFailed(
-            f"the set {request.name} is not of the images of the data",
-            path=request.folder,
-            hint="remove its folder and run again",
-        )
-    return found
+    for option, value in options.items():
+        if value is False:
+            raise ConfigError(f"set {name}: {_flag(option)} cannot be false", hint="leave it out")
+    weights_digest = None
+    if "weights" in options:
+        weights = Path(str(options["weights"]))
+        try:
+            weights_digest = file_digest(weights)
+        except OSError as error:
+            raise WeightsError(
+                f"the weights of set {name} cannot be read: {error.strerror or error}", path=weights
+            ) from error
+    options = {**_DEFAULTS, **options}
+    files = training_files or {}
+    key = digest_of({"data": data.name, "options": _identity(options, weights_digest)})
+    content = {category: sorted(set(found.values())) for category, found in files.items()}
+    place = digest_of({"key": key, "training_files": content})
+    folder = out / "sets" / f"{data.name}-{name}-{place[:8]}"
+    return SetRequest(data, name, options, weights_digest, files, folder, key)
 
 
 def build_command(
-    request: SetRequest, *, jobs: int | None, device: str | None, quiet: bool
+    request: SetRequest,
+    *,
+    jobs: int | None,
+    device: str,
+    quiet: bool,
+    saliency: Path | None = None,
 ) -> list[str]:
-    """The command line of `cutswap-gen build` for a set."""
-    command = [sys.executable, "-m", "generator.cli", "build", os.fspath(request.data.path)]
+    """The command line of `cutswap-gen build` for a set.
+
+    Args:
+        saliency: one category's set that lends its maps to this category; None for all categories
+            and maps of their own.
+    """
+    data, categories = request.data, request.data.categories
+    command = [sys.executable, "-m", "generator.cli", "build", os.fspath(data.path)]
     command += ["--out", os.fspath(request.folder)]
-    if device is not None:
+    if saliency is None:
         command += ["--device", device]
-    if request.data.format is not None:
-        command += ["--format", request.data.format]
-    if request.data.train_list is not None:
-        command += ["--train-list", os.fspath(request.data.train_list)]
-    for category in request.data.categories:
+    else:
+        # Without a pass through the network there is nothing for a device to do.
+        command += ["--reuse-saliency", os.fspath(saliency)]
+        categories = (saliency.name,)
+    if data.format is not None:
+        command += ["--format", data.format]
+    if data.train_list is not None:
+        command += ["--train-list", os.fspath(data.train_list)]
+    for category in categories:
         command += ["--category", category]
     if jobs is not None:
         command += ["--jobs", str(jobs)]
     if quiet:
         command += ["--quiet"]
     for name, value in sorted(request.options.items()):
-        flag = f"--{name.replace('_', '-')}"
         if value is True:
-            command += [flag]
-        elif value is False:
-            raise ConfigError(f"set {request.name}: {flag} cannot be false", hint="leave it out")
+            command += [_flag(name)]
         else:
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            command += [flag, text]
+            command += [_flag(name), text]
     return command
+
+
+def digest_of(plain: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, hex."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _identity(options: Mapping[str, Any], weights_digest: str | None) -> dict[str, Any]:
+    """Options as a digest should see them: a file by what is in it, not by where it lies."""
+    return {**options, "weights": weights_digest} if weights_digest is not None else {**options}
 
 
 def _environment() -> dict[str, str]:
@@ -182,40 +292,21 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _donor(
-    request: SetRequest,
-    others: Sequence[SetRequest],
-    training_files: Mapping[str, frozenset[str]],
-) -> SetRequest | None:
-    policies = _listed(str(request.options.get("policies", "swap,scar")))
-    if not any(name in ("swap", "scar") for name in policies):
-        return None
-    fitting = [
-        other
-        for other in others
-        if other.key != request.key
-        and other.saliency_key == request.saliency_key
-        and other.has_all_levels
-    ]
-    built = [other for other in fitting if _whole(other.folder, training_files) is not None]
-    if built:
-        return built[0]
-    # Nothing to borrow yet. A set that holds all levels itself needs no other to go first.
-    return None if request.has_all_levels or not fitting else fitting[0]
-
-
-def _whole(folder: Path, training_files: Mapping[str, frozenset[str]]) -> dict[str, Path] | None:
-    """The finished sets below a folder, if they are there for every category and its images."""
-    if not folder.is_dir():
+def _whole(request: SetRequest) -> dict[str, Path] | None:
+    """The finished sets of a request, if they are there for every category and its images."""
+    if not request.folder.is_dir():
         return None
     try:
-        sets = {path.name: path for path in find_sets(folder)}
-        if set(sets) != set(training_files):
+        sets = {path.name: path for path in find_sets(request.folder)}
+        if set(sets) != set(request.training_files):
             return None
         for name, path in sets.items():
             manifest, _ = read_manifest(path)
-            # Training images with the same pixels enter a set once, so fewer may be recorded.
-            if not set(manifest.training_files) <= training_files[name]:
+            skipped = {row["source"] for row in manifest.skipped}
+            files = request.training_files[name].items()
+            if set(manifest.training_files) != {
+                digest for source, digest in files if source not in skipped
+            }:
                 return None
             if any(not (path / entry.name).is_file() for entry in manifest.shards):
                 return None
@@ -224,10 +315,11 @@ def _whole(folder: Path, training_files: Mapping[str, frozenset[str]]) -> dict[s
     return sets
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.strip("[]").split(",")]
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
-def _digest(plain: object) -> str:
-    text = json.dumps(plain, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _listed(value: object) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [str(part) for part in value]
+    return [part.strip() for part in str(value).strip("[]").split(",")]

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import FitConfig
-from detector.study.builds import SetRequest
+from detector.study.builds import SetRequest, digest_of
 from detector.study.cell_scores import CELL_VERSION
-from detector.study.plan import Arm
+from detector.study.plan_types import SEED_LIMIT, Arm
 from manifests.datasets import Category
 from manifests.digest import file_digest
 from manifests.errors import DataError
 
-# Seeds of a study are small, so that no draw of one seed is the first of another.
-DRAW_STEP = 1_000_000
+# Counts changes of the code that make the same training end with other weights: extractors of
+# another version are not taken up.
+TRAIN_VERSION = 1
 _GEOMETRY_OPTIONS = ("image_size", "fit")
+_IMAGE_OPTIONS = ("skip_bad", "max_megapixels")  # decide which normals there are
+# Detectors whose scores of other images do not follow from the seed.
+_SEEDLESS = ("gaussian",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +31,12 @@ class StudyData:
     """One category of a study's data.
 
     Attributes:
-        training_files: SHA-256 of the training files.
+        training_files: SHA-256 of the training files by source.
         digest: over all images, labels and masks.
     """
 
     category: Category
-    training_files: frozenset[str]
+    training_files: Mapping[str, str]
     digest: str
 
 
@@ -80,7 +84,7 @@ def study_data(category: Category) -> StudyData:
     if not category.test:
         raise DataError("no test images to compare on", path=category.root)
     hasher = hashlib.sha256()
-    training = set()
+    training: dict[str, str] = {}
     for sample in category.samples:
         try:
             digest = file_digest(sample.path)
@@ -90,10 +94,10 @@ def study_data(category: Category) -> StudyData:
                 f"cannot be read: {error.strerror or error}", path=error.filename or sample.path
             ) from error
         if sample.split == "train":
-            training.add(digest)
+            training[sample.source] = digest
         line = [sample.source, sample.split, sample.label, sample.defect, digest, mask]
         hasher.update(json.dumps(line).encode())
-    return StudyData(category, frozenset(training), hasher.hexdigest())
+    return StudyData(category, training, hasher.hexdigest())
 
 
 def make_cell(
@@ -112,23 +116,27 @@ def make_cell(
     """A cell with its keys.
 
     An untuned extractor depends on no negatives, so cells of sets that differ in nothing but their
-    negatives share it, and its scores.
+    negatives share it, and its scores. Where the seed shapes nothing, all seeds share them.
 
     Args:
         config: of the seed; the bank's own seed follows from it and the draw.
         network_digest: of the weights before training.
     """
-    config = replace(config, seed=seed + DRAW_STEP * draw)
+    config = replace(config, seed=seed + SEED_LIMIT * draw)
     train = config.train.to_json()
     # Neither changes what is learned: only when it is saved.
     del train["checkpoint_every"]
-    geometry = {name: request.options.get(name) for name in _GEOMETRY_OPTIONS}
+    options = request.options
+    geometry = {name: options.get(name) for name in _GEOMETRY_OPTIONS}
+    geometry |= {name: options[name] for name in _IMAGE_OPTIONS if name in options}
     extractor: dict[str, Any] = {"network": config.network, "weights": network_digest}
     if config.train.updates:
         extractor |= {"train": train, "set": request.key, "data": data.digest}
+        extractor |= {"version": TRAIN_VERSION} if TRAIN_VERSION != 1 else {}
+    detector_config = vars(config.detector_config())
     detector = {
         "detector": config.detector,
-        "config": vars(config.detector_config()),
+        "config": detector_config | ({"seed": 0} if config.detector in _SEEDLESS else {}),
         "with_untuned": config.with_untuned,
     }
     extractor_key = digest_of(extractor)
@@ -154,8 +162,3 @@ def make_cell(
         key=key,
         path=out / "cells" / f"{key[:24]}.npz",
     )
-
-
-def digest_of(plain: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, hex."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()

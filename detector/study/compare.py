@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.study.outcome import Outcomes, TableOutcome
+from detector.study.plain_values import check_name
 from detector.study.plan import DataSpec, Plan, parse_options, parse_plan, read_plan
 from detector.study.report import write_report
 from detector.study.runner import Runner, RunSummary
@@ -50,6 +51,7 @@ def assemble_plan(
         ConfigError: what `read_plan` refuses, options that belong to a file, or no file and no arm.
     """
     specs = [_data_spec(text) for text in data]
+    _need_distinct("--data", [spec.name for spec in specs])
     changes = {"coresets": coresets, "seeds": seeds, "split": split}
     changes = {key: value for key, value in changes.items() if value is not None}
     if path is not None:
@@ -58,9 +60,14 @@ def assemble_plan(
             if value:
                 raise ConfigError(f"{option} belongs into the plan", path=path)
         return read_plan(path, data=specs, changes=changes)
+    named = {
+        "sets": [parse_options(text, option="--set") for text in sets],
+        "arms": [parse_options(text, option="--arm") for text in arms],
+    }
+    for key, pairs in named.items():
+        _need_distinct(f"--{key[:-1]}", [name for name, _ in pairs])
     plain = {
-        "sets": dict(parse_options(text, option="--set") for text in sets),
-        "arms": dict(parse_options(text, option="--arm") for text in arms),
+        **{key: dict(pairs) for key, pairs in named.items()},
         **{key: list(value) if key != "split" else value for key, value in changes.items()},
     }
     if baseline is not None:
@@ -88,14 +95,11 @@ def compare(
         is_tables_only: make nothing, report what is there.
 
     Raises:
-        CutswapError: bad options, data, sets or a folder that cannot be written.
+        CutswapError: bad options or data, or a folder that cannot be written. What one set, arm or
+            seed cannot do is no error: `Comparison.run.failed` says it.
     """
     runner = Runner(plan, out, device=device, jobs=jobs, quiet=quiet, make_progress=make_progress)
-    if is_tables_only:
-        done = {cell.key for cell in runner.cells if cell.is_done}
-        run = RunSummary(fresh=0, done=len(done), total=len({cell.key for cell in runner.cells}))
-    else:
-        run = runner.run(max_minutes=max_minutes)
+    runner.drop_damaged()
     for sets in runner.data.values():
         for data in sets:
             tests = data.category.test
@@ -103,12 +107,20 @@ def compare(
                 out / f"validation-{data.category.name}.csv",
                 [sample.source for sample in tests],
                 [sample.defect for sample in tests],
+                parts=[sample.part for sample in tests],
                 seed=plan.validation_seed,
                 share=plan.validation_share,
             )
+    run = runner.summary() if is_tables_only else runner.run(max_minutes=max_minutes)
     outcomes = tuple(Outcomes(plan, runner.cells).tables())
     report = write_report(out, plan, outcomes, runner.cells, run)
     return Comparison(plan, run, outcomes, report)
+
+
+def _need_distinct(option: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{option} {name} is given twice", hint="give each a name of its own")
 
 
 def _data_spec(text: str) -> DataSpec:
@@ -120,6 +132,7 @@ def _data_spec(text: str) -> DataSpec:
         raise ConfigError(
             f"--data {text!r} cannot be read", expected="NAME=PATH[,train_list=FILE][,format=NAME]"
         )
+    check_name("--data", name)
     train_list = values.get("train_list")
     return DataSpec(
         name=name,

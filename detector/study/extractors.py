@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector.activation_cache import ActivationCache
-from detector.checkpoint import remove_checkpoint
-from detector.pipeline import train_network
+from detector.checkpoint import CHECKPOINT_NAME, remove_checkpoint
+from detector.pipeline import TrainedNetwork, train_network
 from detector.study.cells import Cell
+from detector.study.locks import waiting_lock
+from detector.trainee import Diverged
 from manifests.atomic import write_atomic
-from manifests.errors import CutswapError
+from manifests.errors import CutswapError, ModelError
 from manifests.negative_set import NegativeSet
+from manifests.versions import library_versions
 from manifests.weights import Network, load_network
 
 WEIGHTS = "extractor.safetensors"
@@ -67,28 +71,52 @@ class Extractors:
     def get(self, cell: Cell, negative_set: NegativeSet) -> Extractor:
         """The cell's extractor, trained now unless it is there; an interrupted training goes on.
 
+        While another run trains it, this waits.
+
         Raises:
             ModelError: the set lacks what training needs, or training diverged.
+            OutputError: the folder cannot be written.
         """
         untuned = self.untuned(cell.config.network, cell.weights)
         if cell.config.train.updates == 0:
             return Extractor(untuned, untuned, None, 0.0)
         folder = self._folder / cell.extractor_key[:24]
-        kept = self._read(cell, folder)
-        if kept is not None:
-            return Extractor(kept[0], untuned, kept[1]["accuracy"], kept[1]["seconds"])
-        folder.mkdir(parents=True, exist_ok=True)
-        label = f"{cell.arm.name} seed {cell.seed}"
+        found = self._read(cell, negative_set, folder)
+        if found is None:
+            label = f"{cell.arm.name} seed {cell.seed}"
+            with waiting_lock(folder, what=f"the extractor of {label}"):
+                found = self._read(cell, negative_set, folder)
+                if found is None:
+                    found = self._train(cell, negative_set, folder, label)
+        network, record = found
+        return Extractor(network, untuned, record["accuracy"], record["seconds"])
+
+    def _train(
+        self, cell: Cell, negative_set: NegativeSet, folder: Path, label: str
+    ) -> tuple[Network, dict]:
         started = time.monotonic()
-        trained = train_network(
-            untuned,
-            negative_set,
-            cell.config,
-            folder,
-            device=self._device,
-            make_progress=lambda _label, unit: self._make_progress(label, unit),
-            cache=self._cache_for(cell),
-        )
+
+        def train() -> TrainedNetwork:
+            return train_network(
+                self.untuned(cell.config.network, cell.weights),
+                negative_set,
+                cell.config,
+                folder,
+                device=self._device,
+                make_progress=lambda _label, unit: self._make_progress(label, unit),
+                cache=self._cache_for(cell),
+            )
+
+        try:
+            trained = train()
+        except ModelError as error:
+            # In a study nobody could pass the options that would be another way out.
+            is_checkpoint = error.path in (str(folder), str(folder / CHECKPOINT_NAME))
+            if isinstance(error, Diverged) or not is_checkpoint:
+                raise
+            warnings.warn(f"{error.path}: {error.what}; {label} is trained afresh", stacklevel=2)
+            remove_checkpoint(folder)
+            trained = train()
         record = {
             "arm": cell.arm.name,
             "seed": cell.seed,
@@ -97,11 +125,12 @@ class Extractors:
             "seconds": round(time.monotonic() - started, 1),
             "train": cell.config.train.to_json(),
             "set_digest": negative_set.digest,
+            "versions": library_versions(),
             "warnings": list(trained.warnings),
         }
         self._write(folder, trained.network, record)
         remove_checkpoint(folder)
-        return Extractor(trained.network, untuned, record["accuracy"], record["seconds"])
+        return trained.network, record
 
     def _cache_for(self, cell: Cell) -> ActivationCache | None:
         train = cell.config.train
@@ -120,13 +149,23 @@ class Extractors:
             self._cache, self._cache_key = ActivationCache(), key
         return self._cache
 
-    def _read(self, cell: Cell, folder: Path) -> tuple[Network, dict] | None:
+    def _read(
+        self, cell: Cell, negative_set: NegativeSet, folder: Path
+    ) -> tuple[Network, dict] | None:
         try:
             record = json.loads((folder / RECORD).read_bytes())
+            kept = {key: record[key] for key in ("accuracy", "seconds", "set_digest")}
+            if kept["set_digest"] != negative_set.digest:
+                warnings.warn(
+                    f"{folder}: trained on another set than {cell.set_request.folder} holds now; "
+                    "it is trained again",
+                    stacklevel=3,
+                )
+                return None
             network = load_network(
                 cell.config.network, weights=folder / WEIGHTS, device=self._device
             )
-            return network, {key: record[key] for key in ("accuracy", "seconds")}
+            return network, kept
         except (OSError, ValueError, KeyError, TypeError, CutswapError):
             # Nothing there, or not whole: it is trained again, from its checkpoint if there is one.
             return None

@@ -13,6 +13,7 @@ from detector.study.plan import Claim, Plan, Table
 from detector.study.statistics import Resampled, difference_of, estimate_of, resample
 from detector.study.tables import Row
 from detector.study.validation import validation_split
+from manifests.errors import ModelError
 
 REPLICATES = 1000
 MEAN = "mean of the categories"
@@ -27,8 +28,12 @@ class TableOutcome:
         arms: names of those that have scores, the baseline first.
         rows: their figures, in the same order.
         claims: row of each claim that could be judged, with what was claimed.
+        unjudged: claims at this coreset of which an arm has no scores, or no metric is defined.
         missing: labels of arms without scores.
         n_good, n_defective: test images that count.
+        n_parts: parts that these show.
+        n_unknown: of these images, without ground truth on the canvas of some arm, and so left out
+            of all pixel metrics.
     """
 
     table: Table
@@ -37,10 +42,13 @@ class TableOutcome:
     arms: tuple[str, ...]
     rows: tuple[Row, ...]
     claims: tuple[tuple[Claim, Row], ...]
+    unjudged: tuple[Claim, ...]
     missing: tuple[str, ...]
     network: str
     n_good: int
     n_defective: int
+    n_parts: int = 0
+    n_unknown: int = 0
 
 
 class Outcomes:
@@ -64,8 +72,11 @@ class Outcomes:
             key = (cell.data.category.name, cell.arm.name, cell.seed)
             self._by_seed.setdefault(key, {}).setdefault(cell.coreset, []).append(cell)
         self._resampled: dict[tuple, Resampled] = {}
-        names = dict.fromkeys(cell.data.category.name for cell in cells)
-        self.categories = tuple(names)
+        self._tests = {cell.data.category.name: cell.data.category for cell in cells}
+        self.categories = tuple(self._tests)
+        self._parts: dict[str, dict[str, str]] = {}
+        self._validation: dict[str, frozenset[str]] = {}
+        self._truths: dict[str, np.ndarray] = {}
 
     def tables(self) -> list[TableOutcome]:
         """Every table at every coreset on every category, and on their mean where several.
@@ -94,23 +105,33 @@ class Outcomes:
             rows.append(self._row(table, data, coreset, name, seeds, claim=None))
         if not any(found for row in rows for found in row.differences.values()):
             return None
-        claims = []
+        claims, unjudged = [], []
         for claim in table.claims:
-            at = claim.coresets or table.coresets
+            if coreset not in (claim.coresets or table.coresets):
+                continue
             own = {n: self._seeds(data, n, coreset) for n in (claim.arm, claim.against)}
-            if coreset in at and all(own.values()):
-                claims.append((claim, self._row(table, data, coreset, claim.arm, own, claim=claim)))
+            row = None
+            if all(own.values()):
+                row = self._row(table, data, coreset, claim.arm, own, claim=claim)
+            if row is not None and any(row.differences.values()):
+                claims.append((claim, row))
+            else:
+                unjudged.append(claim)
         networks = dict.fromkeys(
             cell.config.network
             for cell in self._cells
             if cell.arm.name in present and cell.data.category.name in self._names(data)
         )
-        tests = [
-            CellScores.load(self._draws(one, table.baseline, coreset, seed)[0].path)
-            for one in self._names(data)
-            for seed in seeds[table.baseline][:1]
-        ]
-        labels = [(scores.labels, self._subset(scores)) for scores in tests]
+        n_good = n_defective = n_parts = n_unknown = 0
+        for one in self._names(data):
+            cell = self._draws(one, table.baseline, coreset, seeds[table.baseline][0])[0]
+            scores = CellScores.load(cell.path)
+            subset = self._subset(one, scores)
+            n_good += int((~scores.labels & subset).sum())
+            n_defective += int((scores.labels & subset).sum())
+            n_unknown += int((~self._truth(one) & subset).sum())
+            baseline = self._arm(one, table.baseline, coreset, seeds[table.baseline], table.metrics)
+            n_parts += baseline.n_parts
         return TableOutcome(
             table=table,
             data=data,
@@ -118,10 +139,13 @@ class Outcomes:
             arms=tuple(present),
             rows=tuple(rows),
             claims=tuple(claims),
+            unjudged=tuple(unjudged),
             missing=tuple(self._plan.by_name[n].label for n in wanted if n not in present),
             network=", ".join(networks),
-            n_good=sum(int((~label & subset).sum()) for label, subset in labels),
-            n_defective=sum(int((label & subset).sum()) for label, subset in labels),
+            n_good=n_good,
+            n_defective=n_defective,
+            n_parts=n_parts,
+            n_unknown=n_unknown,
         )
 
     def _row(
@@ -163,7 +187,9 @@ class Outcomes:
             )
         else:
             cells = [self._draws(data, name, coreset, seed) for seed in seeds]
-            subset = self._subset(CellScores.load(cells[0][0].path))
+            scores = CellScores.load(cells[0][0].path)
+            subset = self._subset(data, scores)
+            parts = self._part_of(data)
             # One draw after the other: the scores of all need not be in memory together.
             found = _mean_of_draws(
                 [
@@ -171,6 +197,8 @@ class Outcomes:
                         [CellScores.load(cell.path) for cell in draw],
                         metrics=metrics,
                         subset=subset,
+                        parts=np.array([parts.get(name, "") for name in scores.sources.tolist()]),
+                        truth=self._truth(data),
                         replicates=self._replicates,
                         # So that draws of the images of different categories are independent.
                         seed=self.categories.index(data),
@@ -181,14 +209,45 @@ class Outcomes:
         self._resampled[key] = found
         return found
 
-    def _subset(self, scores: CellScores) -> np.ndarray:
-        is_validation = validation_split(
-            scores.sources.tolist(),
-            scores.defects.tolist(),
-            seed=self._plan.validation_seed,
-            share=self._plan.validation_share,
-        )
-        return is_validation if self._plan.split == "validation" else ~is_validation
+    def _subset(self, data: str, scores: CellScores) -> np.ndarray:
+        """(n,) bool, the scored images that count."""
+        if data not in self._validation:
+            # By all test images, so that the part is the same whatever an arm was trained on.
+            tests = self._tests[data].test
+            sources = [sample.source for sample in tests]
+            is_validation = validation_split(
+                sources,
+                [sample.defect for sample in tests],
+                parts=[sample.part for sample in tests],
+                seed=self._plan.validation_seed,
+                share=self._plan.validation_share,
+            )
+            self._validation[data] = frozenset(np.array(sources)[is_validation].tolist())
+        found = np.isin(scores.sources, sorted(self._validation[data]))
+        return found if self._plan.split == "validation" else ~found
+
+    def _part_of(self, data: str) -> dict[str, str]:
+        """What each test image of a category shows."""
+        if data not in self._parts:
+            tests = self._tests[data].test
+            self._parts[data] = {sample.source: sample.part for sample in tests}
+        return self._parts[data]
+
+    def _truth(self, data: str) -> np.ndarray:
+        """(n,) bool, images that every arm has ground truth of: it follows from the canvas."""
+        if data not in self._truths:
+            one_per_arm = {
+                cell.arm.name: cell for cell in self._cells if cell.data.category.name == data
+            }
+            truths = [CellScores.load(cell.path).has_truth for cell in one_per_arm.values()]
+            if len({len(truth) for truth in truths}) > 1:
+                raise ModelError(
+                    "arms were scored on other test images",
+                    path=self._tests[data].root,
+                    hint="let every arm train on the same images",
+                )
+            self._truths[data] = np.logical_and.reduce(truths)
+        return self._truths[data]
 
     def _names(self, data: str) -> tuple[str, ...]:
         return self.categories if data == MEAN else (data,)
@@ -212,7 +271,14 @@ class Outcomes:
 
 def _mean_of_draws(parts: Sequence[Resampled]) -> Resampled:
     """One arm's figures averaged over the memory banks of each seed."""
-    return replace(mean_of(parts), images=parts[0].images, n_images=parts[0].n_images)
+    first = parts[0]
+    return replace(
+        mean_of(parts),
+        images=first.images,
+        known=first.known,
+        n_images=first.n_images,
+        n_parts=first.n_parts,
+    )
 
 
 def mean_of(parts: Sequence[Resampled]) -> Resampled:
@@ -227,10 +293,12 @@ def mean_of(parts: Sequence[Resampled]) -> Resampled:
     metrics = parts[0].values
     return Resampled(
         images=tuple(image for part in parts for image in part.images),
+        known=tuple(known for part in parts for known in part.known),
         draw=parts[0].draw,
         values={name: np.mean([part.values[name] for part in parts], axis=0) for name in metrics},
         replicates={
             name: np.mean([part.replicates[name] for part in parts], axis=0) for name in metrics
         },
         n_images={name: sum(part.n_images[name] for part in parts) for name in metrics},
+        n_parts=sum(part.n_parts for part in parts),
     )

@@ -1,153 +1,42 @@
-"""A study's plan: which data, sets, extractors, coresets and seeds are compared, and why."""
+"""Reads a study's plan from TOML or from options, and refuses by name what cannot be run."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detector.study.plain_values import (
+    check_keys,
+    check_name,
+    number_of,
+    numbers_of,
+    options_of,
+    table_list_of,
+    tables_of,
+    text_of,
+    texts_of,
+)
+from detector.study.plan_types import METRICS, Arm, Claim, DataSpec, Plan, Table
+from detector.study.statistics import CLAIMS
 from manifests.errors import ConfigError
 
-METRICS = ("image_auroc", "pixel_auroc", "aupro", "image_ap", "pixel_ap")
-SPLITS = ("report", "validation")
-CLAIMS = ("better", "not-worse")
+__all__ = [
+    "METRICS",
+    "Arm",
+    "Claim",
+    "DataSpec",
+    "Plan",
+    "Table",
+    "parse_options",
+    "parse_plan",
+    "read_plan",
+]
+
 DEFAULT_SET = "default"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 MAX_PLAN_BYTES = 1 << 20
-MAX_BANK_DRAWS = 100
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """One data folder: its path and how it is read (as for `cutswap-det eval`)."""
-
-    name: str
-    path: Path
-    format: str | None = None
-    train_list: Path | None = None
-    categories: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to make a model: a row of the tables.
-
-    Attributes:
-        name: what tables and claims call it.
-        label: what it is called in print.
-        set_name: the negative set it is trained from.
-        options: options of `cutswap-det fit` by their long names, with underscores.
-    """
-
-    name: str
-    label: str
-    set_name: str
-    options: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """That one arm is better than, or not worse than, another, in some metrics at some coresets."""
-
-    arm: str
-    against: str
-    kind: str = "better"
-    metrics: tuple[str, ...] = METRICS[:2]
-    coresets: tuple[float, ...] = ()
-    margin: float = 0.0
-    paper: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One question: some arms beside a baseline.
-
-    Attributes:
-        curve: option of `fit` or `build` by which the arms differ; a plot shows the metrics
-            against it. Empty for none.
-    """
-
-    name: str
-    title: str
-    arms: tuple[str, ...]
-    baseline: str
-    coresets: tuple[float, ...]
-    metrics: tuple[str, ...]
-    note: str = ""
-    claims: tuple[Claim, ...] = ()
-    curve: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a study compares.
-
-    Attributes:
-        split: "report": all test images but the validation part; "validation": that part alone,
-            for choosing settings.
-        sets: options of `cutswap-gen build` by set, by their long names, with underscores.
-        bank_draws: memory banks per seed, each from another first patch; a seed's figure is their
-            mean. Small banks vary more with that patch than with anything else, and drawing a
-            further one costs seconds where a further training costs minutes.
-    """
-
-    name: str
-    data: tuple[DataSpec, ...]
-    sets: Mapping[str, Mapping[str, Any]]
-    arms: tuple[Arm, ...]
-    tables: tuple[Table, ...]
-    coresets: tuple[float, ...] = (0.001, 0.01)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    bank_draws: int = 1
-    split: str = "report"
-    validation_seed: int = 0
-    validation_share: float = 0.2
-    note: str = ""
-    by_name: Mapping[str, Arm] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {arm.name: arm for arm in self.arms})
-        _need(bool(self.data), "the plan names no data", "a [data.NAME] table, or --data NAME=PATH")
-        _need(bool(self.arms), "the plan has no arms", "an [arms.NAME] table, or --arm")
-        _need(bool(self.seeds), "the plan has no seeds", "seeds = [0, 1, ...]")
-        _need(bool(self.coresets), "the plan has no coresets", "coresets = [0.001, ...]")
-        for ratio in self.coresets:
-            _need(0 < ratio <= 1, f"coreset {ratio} cannot be used", "above 0, at most 1")
-        draws = self.bank_draws
-        is_met = type(draws) is int and 1 <= draws <= MAX_BANK_DRAWS
-        _need(is_met, f"bank_draws {draws!r} cannot be used", f"1 to {MAX_BANK_DRAWS}")
-        _need(self.split in SPLITS, f"split {self.split!r} is unknown", " or ".join(SPLITS))
-        _need(0 < self.validation_share < 1, "validation_share cannot be used", "between 0 and 1")
-        for arm in self.arms:
-            known = arm.set_name in self.sets
-            _need(known, f"arm {arm.name}: no set {arm.set_name!r}", ", ".join(self.sets))
-        for table in self.tables:
-            self._check_table(table)
-
-    def _check_table(self, table: Table) -> None:
-        where = f"table {table.name}"
-        mentioned = {*table.arms, table.baseline}
-        for claim in table.claims:
-            mentioned |= {claim.arm, claim.against}
-            _need(claim.kind in CLAIMS, f"{where}: claim {claim.kind!r} is unknown", CLAIMS)
-            _check_members(where, "metric", claim.metrics, METRICS)
-            _check_members(where, "coreset", claim.coresets, self.coresets)
-        _check_members(where, "arm", sorted(mentioned), self.by_name)
-        _check_members(where, "metric", table.metrics, METRICS)
-        _check_members(where, "coreset", table.coresets, self.coresets)
-        if table.curve:
-            found = [name for name in table.arms if self.option(name, table.curve) is not None]
-            _need(
-                len(found) > 1, f"{where}: no curve over {table.curve!r}", "an option of two arms"
-            )
-
-    def option(self, arm_name: str, option: str) -> Any:
-        """An option of an arm, or of its set, as the plan gives it; None where it does not."""
-        arm = self.by_name[arm_name]
-        return arm.options.get(option, self.sets[arm.set_name].get(option))
 
 
 def read_plan(
@@ -172,7 +61,7 @@ def read_plan(
         if len(raw) > MAX_PLAN_BYTES:
             raise ValueError("too large for a plan")
         plain = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the plan is no TOML: {error}", path=path) from error
     try:
         plain = _changed(plain, changes or {})
@@ -184,52 +73,65 @@ def read_plan(
 
 
 def _changed(plain: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's plain values with others in their place; tables lose the coresets that are gone."""
+    """A plan's plain values with others in their place; tables lose the coresets that are gone.
+
+    What is not of its kind stays, for `parse_plan` to refuse.
+    """
     plain = {**plain, **changes}
-    if "coresets" not in changes or not isinstance(plain.get("tables", []), list):
+    if "coresets" not in changes or not isinstance(plain.get("tables"), list):
         return plain
     kept = changes["coresets"]
-    tables = []
-    for table in plain.get("tables", []):
-        table = dict(table)
-        if "coresets" in table:
-            table["coresets"] = [ratio for ratio in table["coresets"] if ratio in kept]
-        claims = [dict(claim) for claim in table.get("claims", [])]
-        for claim in claims:
-            if "coresets" in claim:
-                claim["coresets"] = [ratio for ratio in claim["coresets"] if ratio in kept]
-        table["claims"] = [claim for claim in claims if claim.get("coresets", kept)]
-        if table.get("coresets", kept):
-            tables.append(table)
-    return {**plain, "tables": tables}
+    tables = [_with_coresets(table, kept) for table in plain["tables"]]
+    for table in tables:
+        if isinstance(table, dict) and isinstance(table.get("claims"), list):
+            claims = [_with_coresets(claim, kept) for claim in table["claims"]]
+            table["claims"] = [claim for claim in claims if _is_shown(claim)]
+    return {**plain, "tables": [table for table in tables if _is_shown(table)]}
+
+
+def _with_coresets(table: Any, kept: Sequence[float]) -> Any:
+    if not isinstance(table, dict) or not isinstance(table.get("coresets"), list):
+        return dict(table) if isinstance(table, dict) else table
+    return {**table, "coresets": [ratio for ratio in table["coresets"] if ratio in kept]}
+
+
+def _is_shown(table: Any) -> bool:
+    return not isinstance(table, dict) or table.get("coresets") != []
 
 
 def parse_plan(
     plain: Mapping[str, Any], *, folder: Path, name: str, data: Sequence[DataSpec] = ()
 ) -> Plan:
-    """A plan from plain values; see docs/studies.md for its keys. Raises ConfigError."""
+    """A plan from plain values; see docs/studies.md for its keys. Raises ConfigError.
+
+    Args:
+        folder: what paths in it are relative to.
+    """
     keys = {"note", "data", "build", "fit", "sets", "arms", "tables", "coresets", "seeds", "split"}
     keys |= {"validation_seed", "validation_share", "metrics", "baseline", "bank_draws"}
-    _check_keys("the plan", plain, keys)
-    specs = {spec.name: spec for spec in _data(plain.get("data", {}), folder)}
+    check_keys("the plan", plain, keys)
+    specs = {spec.name: spec for spec in _data(plain, folder)}
     specs.update({spec.name: spec for spec in data})
-    shared_build = _options("build", plain.get("build", {}))
+    shared_build = _options("build", plain.get("build", {}), folder)
     sets = {DEFAULT_SET: shared_build}
-    for set_name, options in _tables_of(plain, "sets"):
-        sets[set_name] = {**shared_build, **_options(f"sets.{set_name}", options)}
-    shared_fit = _options("fit", plain.get("fit", {}))
+    for set_name, options in tables_of(plain, "sets"):
+        sets[set_name] = {**shared_build, **_options(f"sets.{set_name}", options, folder)}
+    shared_fit = _options("fit", plain.get("fit", {}), folder)
     arms = []
-    for arm_name, options in _tables_of(plain, "arms"):
-        own = _options(f"arms.{arm_name}", options)
-        label, set_name = own.pop("label", arm_name), own.pop("set", DEFAULT_SET)
-        arms.append(Arm(arm_name, str(label), str(set_name), {**shared_fit, **own}))
+    for arm_name, options in tables_of(plain, "arms"):
+        where = f"arms.{arm_name}"
+        own = _options(where, options, folder)
+        label = text_of(own, "label", arm_name, where=where)
+        set_name = text_of(own, "set", DEFAULT_SET, where=where)
+        options = {key: value for key, value in own.items() if key not in ("label", "set")}
+        arms.append(Arm(arm_name, label, set_name, {**shared_fit, **options}))
     names = tuple(arm.name for arm in arms)
-    coresets = _numbers(plain, "coresets", (0.001, 0.01), float)
-    metrics = tuple(plain.get("metrics", METRICS))
-    baseline = plain.get("baseline", names[0] if names else "")
+    coresets = numbers_of(plain, "coresets", (0.001, 0.01), float)
+    metrics = texts_of(plain, "metrics", METRICS)
+    baseline = text_of(plain, "baseline", names[0] if names else "")
     tables = [
         _table(table, number, names, coresets, metrics, baseline)
-        for number, table in enumerate(plain.get("tables", []), start=1)
+        for number, table in enumerate(table_list_of(plain, "tables"), start=1)
     ]
     if not tables and names:
         tables = [Table("all", "All arms", names, baseline, coresets, metrics)]
@@ -242,12 +144,12 @@ def parse_plan(
         arms=tuple(arms),
         tables=tuple(tables),
         coresets=coresets,
-        seeds=_numbers(plain, "seeds", (0, 1, 2, 3, 4), int),
+        seeds=numbers_of(plain, "seeds", (0, 1, 2, 3, 4), int),
         bank_draws=plain.get("bank_draws", 1),
-        split=plain.get("split", "report"),
+        split=text_of(plain, "split", "report"),
         validation_seed=plain.get("validation_seed", 0),
         validation_share=plain.get("validation_share", 0.2),
-        note=str(plain.get("note", "")),
+        note=text_of(plain, "note", ""),
     )
 
 
@@ -257,7 +159,7 @@ def parse_options(text: str, *, option: str) -> tuple[str, dict[str, Any]]:
     A value may hold commas where it is in brackets or quotes. Raises ConfigError.
     """
     name, _, rest = text.partition(":")
-    _check_name(f"{option} {text!r}", name)
+    check_name(f"{option} {text!r}", name)
     values: dict[str, Any] = {}
     for part in re.findall(r"[^,\[\]\"]*(?:\[[^\]]*\]|\"[^\"]*\")?[^,\[\]\"]*", rest):
         if not part.strip():
@@ -272,27 +174,38 @@ def parse_options(text: str, *, option: str) -> tuple[str, dict[str, Any]]:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError):
         return text  # a bare word
 
 
-def _data(tables: Any, folder: Path) -> list[DataSpec]:
+def _data(plain: Mapping[str, Any], folder: Path) -> list[DataSpec]:
     specs = []
-    for name, table in _tables_of({"data": tables}, "data"):
-        _check_keys(f"data.{name}", table, {"path", "format", "train_list", "categories"})
-        if "path" not in table:
-            raise ConfigError(f"data.{name} has no path")
-        train_list = table.get("train_list")
+    for name, table in tables_of(plain, "data"):
+        where = f"data.{name}"
+        check_keys(where, table, {"path", "format", "train_list", "categories"})
+        given = {
+            key: text_of(table, key, where=where)
+            for key in ("format", "train_list")
+            if key in table
+        }
         specs.append(
             DataSpec(
                 name=name,
-                path=folder / table["path"],
-                format=table.get("format"),
-                train_list=None if train_list is None else folder / train_list,
-                categories=tuple(table.get("categories", ())),
+                path=folder / text_of(table, "path", where=where),
+                format=given.get("format"),
+                train_list=folder / given["train_list"] if "train_list" in given else None,
+                categories=texts_of(table, "categories", where=where),
             )
         )
     return specs
+
+
+def _options(where: str, table: object, folder: Path) -> dict[str, Any]:
+    """Options of a command; a path among them as seen from here."""
+    options = options_of(where, table)
+    if "weights" in options:
+        options["weights"] = str(folder / text_of(options, "weights", where=where))
+    return options
 
 
 def _table(
@@ -306,83 +219,34 @@ def _table(
     where = f"table {number}"
     keys = {"name", "title", "arms", "baseline", "coresets", "metrics", "note", "claims"}
     keys |= {"curve"}
-    _check_keys(where, plain, keys)
-    name = str(plain.get("name", f"table-{number}"))
-    _check_name(where, name)
-    claims = []
-    for claim in plain.get("claims", ()):
-        keys = {"arm", "against", "kind", "metrics", "coresets", "margin", "paper"}
-        _check_keys(f"{where}: claim", claim, keys)
-        if "arm" not in claim:
-            raise ConfigError(f"{where}: a claim names no arm")
-        claims.append(
-            Claim(
-                arm=claim["arm"],
-                against=claim.get("against", plain.get("baseline", baseline)),
-                kind=claim.get("kind", "better"),
-                metrics=tuple(claim.get("metrics", METRICS[:2])),
-                coresets=tuple(float(ratio) for ratio in claim.get("coresets", ())),
-                margin=float(claim.get("margin", 0.0)),
-                paper=str(claim.get("paper", "")),
-            )
-        )
+    check_keys(where, plain, keys)
+    name = text_of(plain, "name", f"table-{number}", where=where)
+    check_name(where, name)
+    baseline = text_of(plain, "baseline", baseline, where=where)
     return Table(
         name=name,
-        title=str(plain.get("title", name)),
-        arms=tuple(plain.get("arms", names)),
-        baseline=str(plain.get("baseline", baseline)),
-        coresets=_numbers(plain, "coresets", coresets, float),
-        metrics=tuple(plain.get("metrics", metrics)),
-        note=str(plain.get("note", "")),
-        claims=tuple(claims),
-        curve=str(plain.get("curve", "")).replace("-", "_"),
+        title=text_of(plain, "title", name, where=where),
+        arms=texts_of(plain, "arms", names, where=where),
+        baseline=baseline,
+        coresets=numbers_of(plain, "coresets", coresets, float, where=where),
+        metrics=texts_of(plain, "metrics", metrics, where=where),
+        note=text_of(plain, "note", "", where=where),
+        claims=tuple(
+            _claim(claim, f"{where}: claim", baseline)
+            for claim in table_list_of(plain, "claims", where=where)
+        ),
+        curve=text_of(plain, "curve", "", where=where).replace("-", "_"),
     )
 
 
-def _tables_of(plain: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    tables = plain.get(key, {})
-    if not isinstance(tables, Mapping) or not all(isinstance(t, Mapping) for t in tables.values()):
-        raise ConfigError(f"{key} of the plan must hold tables", expected=f"[{key}.NAME]")
-    for name in tables:
-        _check_name(key, name)
-    return list(tables.items())
-
-
-def _options(where: str, table: Any) -> dict[str, Any]:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} of the plan must be a table", expected=f"[{where}]")
-    return {key.replace("-", "_"): value for key, value in table.items()}
-
-
-def _numbers(plain: Mapping[str, Any], key: str, default: tuple, kind: type) -> tuple:
-    values = plain.get(key, default)
-    is_list = isinstance(values, list | tuple)
-    allowed = (int,) if kind is int else (int, float)
-    if not is_list or not all(type(v) in allowed for v in values) or len(set(values)) < len(values):
-        raise ConfigError(f"{key} must be a list of different numbers", got=repr(values)[:60])
-    return tuple(kind(value) for value in values)
-
-
-def _check_keys(where: str, table: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}", expected=", ".join(sorted(known)))
-
-
-def _check_members(
-    where: str, kind: str, names: Sequence[Any], known: Sequence[Any] | Mapping[str, Any]
-) -> None:
-    for name in names:
-        _need(name in known, f"{where}: no {kind} {name!r}", ", ".join(map(str, known)))
-
-
-def _check_name(where: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{where}: {name!r} is no name", expected="letters, digits, '_', '.', '+' and '-'"
-        )
-
-
-def _need(is_met: bool, what: str, expected: object) -> None:
-    if not is_met:
-        raise ConfigError(what, expected=expected)
+def _claim(plain: Mapping[str, Any], where: str, baseline: str) -> Claim:
+    check_keys(where, plain, {"arm", "against", "kind", "metrics", "coresets", "margin", "paper"})
+    return Claim(
+        arm=text_of(plain, "arm", where=where),
+        against=text_of(plain, "against", baseline, where=where),
+        kind=text_of(plain, "kind", CLAIMS[0], where=where),
+        metrics=texts_of(plain, "metrics", METRICS[:2], where=where),
+        coresets=numbers_of(plain, "coresets", (), float, where=where),
+        margin=number_of(plain, "margin", 0.0, float, where=where),
+        paper=text_of(plain, "paper", "", where=where),
+    )

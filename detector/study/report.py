@@ -34,11 +34,11 @@ def write_report(
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=out) from error
     lines = [f"# {plan.name}", "", *_about(plan, outcomes, cells, run)]
-    title = None
+    name = None
     for outcome in outcomes:
-        if outcome.table.title != title:
-            title = outcome.table.title
-            lines += [f"## {title}", ""]
+        if outcome.table.name != name:
+            name = outcome.table.name
+            lines += [f"## {outcome.table.title}", ""]
             lines += [outcome.table.note, ""] if outcome.table.note else []
         lines += _section(out, plan, outcome)
     path = out / REPORT
@@ -62,6 +62,10 @@ def verdict_lines(outcome: TableOutcome, plan: Plan) -> list[str]:
                 baseline=plan.by_name[claim.against].label,
             )
             lines.append(line + (f". Paper: {claim.paper}" if claim.paper else ""))
+    for claim in outcome.unjudged:
+        arm, against = (plan.by_name[name].label for name in (claim.arm, claim.against))
+        relation = "better than" if claim.kind == "better" else "not worse than"
+        lines.append(f"Not judged: {arm} {relation} {against}, for want of scores")
     return lines
 
 
@@ -121,8 +125,9 @@ def _about(
     if outcomes:
         lines += [
             "Differences are paired by seed and by test image. Intervals are 95 %: Student's t "
-            "over seeds and a bootstrap of the test images within each defect type "
-            f"({REPLICATES} draws), their half-widths added as squares; where two arms are in "
+            "over seeds and a bootstrap of the test parts within each defect type "
+            f"({REPLICATES} draws), their half-widths added as squares; all images of one part are "
+            "drawn together. Where two arms are in "
             "truth equal, about one interval in twenty excludes 0 by chance. A seed is that of the "
             "coreset and, where an extractor is trained, of its training. The negative sets are "
             "built once and are the same for all seeds.",
@@ -142,9 +147,16 @@ def _about(
         ]
     if not run.is_whole:
         lines += [f"**{run.total - run.done} of {run.total} cells are still missing.**", ""]
+    if run.failed:
+        lines += ["Failed:", ""]
+        lines += [f"- {label}: {' '.join(message.split())}" for label, message in run.failed]
+        lines += [""]
     seconds = _seconds(cells)
     if seconds:
-        lines += [f"Training, banks and scores took {duration(seconds)} of computing.", ""]
+        lines += [
+            f"Training, features, banks and scores took {duration(seconds)} of computing.",
+            "",
+        ]
     return lines
 
 
@@ -155,7 +167,8 @@ def _seconds(cells: Sequence[Cell]) -> float:
         if cell.is_done and cell.record_path.is_file():
             record = json.loads(cell.record_path.read_bytes())
             trained[cell.extractor_key] = record["train_seconds"]
-            scored[cell.key] = record["bank_and_score_seconds"]
+            features = record.get("feature_seconds", 0.0)
+            scored[cell.key] = record["bank_and_score_seconds"] + features
     return sum(trained.values()) + sum(scored.values())
 
 
@@ -164,7 +177,11 @@ def _section(out: Path, plan: Plan, outcome: TableOutcome) -> list[str]:
     baseline = plan.by_name[table.baseline].label
     stem = f"{outcome.data.replace(' ', '-')}-{table.name}-{outcome.coreset:g}"
     title = f"{outcome.data}, coreset {outcome.coreset:g}"
+    n_images = outcome.n_good + outcome.n_defective
     counts = f"{outcome.n_good} good and {outcome.n_defective} defective test images"
+    counts += f" of {outcome.n_parts} parts" if outcome.n_parts < n_images else ""
+    if outcome.n_unknown:
+        counts += f"; {outcome.n_unknown} without ground truth on the canvas of some arm"
     note = (
         counts + (f"; not run yet: {'; '.join(outcome.missing)}" if outcome.missing else "") + "."
     )

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detector.evaluate import TestImages, load_test_images
 from detector.study.arm_config import arm_config
-from detector.study.builds import SetRequest, ensure_set, request_set
+from detector.study.builds import BuildFailed, SetRequest, Sets, request_set
+from detector.study.cell_scores import CellScores
 from detector.study.cells import Cell, StudyData, make_cell, study_data
 from detector.study.extractors import Extractors
-from detector.study.plan import Plan
+from detector.study.plan_types import Arm, DataSpec, Plan
 from detector.study.scoring import score_cells
 from manifests.atomic import write_atomic
-from manifests.datasets import open_data
-from manifests.errors import OutputError
-from manifests.images import Geometry
+from manifests.datasets import Category, open_data
+from manifests.errors import ConfigError, CutswapError, ModelError, OutputError
+from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.negative_set import NegativeSet
 
 ProgressMaker = Callable[[str, str], Callable[..., None]]
@@ -30,12 +32,15 @@ class RunSummary:
 
     Attributes:
         fresh: cells that this run scored.
+        failed: of each set that could not be built and each arm and seed that could not be trained
+            or scored, its label and the reason in one line.
         is_whole: no cell is missing.
     """
 
     fresh: int
     done: int
     total: int
+    failed: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -52,7 +57,8 @@ class Runner:
         jobs: workers of a build.
 
     Raises:
-        ConfigError: an arm or a set with options that do not exist or do not fit.
+        ConfigError: an arm or a set with options that do not exist or do not fit, or two categories
+            of one name.
         DataError: data that cannot be read.
         OutputError: the folder cannot be written.
     """
@@ -70,8 +76,6 @@ class Runner:
         self.plan = plan
         self._out = out
         self._device = device
-        self._jobs = jobs
-        self._quiet = quiet
         self._make_progress = make_progress
         try:
             for name in ("cells", "extractors", "sets"):
@@ -85,12 +89,13 @@ class Runner:
         self._extractors = Extractors(
             out / "extractors", device=device, make_progress=make_progress
         )
-        self._requests: dict[tuple[str, str], SetRequest] = {}
+        self._sets = Sets(jobs=jobs, device=device, quiet=quiet)
         self.data: dict[str, list[StudyData]] = {}
         self.cells = self._plan_cells()
 
     def _plan_cells(self) -> list[Cell]:
         cells = []
+        owners: dict[str, str] = {}
         for spec in self.plan.data:
             categories = open_data(
                 spec.path,
@@ -98,17 +103,41 @@ class Runner:
                 train_list=spec.train_list,
                 categories=spec.categories,
             )
+            for category in categories:
+                other = owners.setdefault(category.name, spec.name)
+                if other != spec.name:
+                    raise ConfigError(
+                        f"data {other} and data {spec.name} both have a category {category.name}",
+                        hint="rename one folder, or choose among them with categories = [...]",
+                    )
+            self._check_seeds(spec, categories)
             self.data[spec.name] = [study_data(category) for category in categories]
-            for name, options in self.plan.sets.items():
-                self._requests[spec.name, name] = request_set(spec, name, options, self._out)
+            files = {data.category.name: data.training_files for data in self.data[spec.name]}
+            requests = {
+                name: request_set(spec, name, options, self._out, training_files=files)
+                for name, options in self.plan.sets.items()
+            }
+            for request in requests.values():
+                self._sets.add(request)
             for data in self.data[spec.name]:
                 for arm in self.plan.arms:
-                    request = self._requests[spec.name, arm.set_name]
                     for seed in self.plan.seeds:
-                        cells += self._cells_of(data, arm, request, seed)
+                        cells += self._cells_of(data, arm, requests[arm.set_name], seed)
         return cells
 
-    def _cells_of(self, data: StudyData, arm, request: SetRequest, seed: int) -> list[Cell]:
+    def _check_seeds(self, spec: DataSpec, categories: Sequence[Category]) -> None:
+        """Refuses sets whose seed would draw other training images than the study's."""
+        if spec.train_list is not None or all(one.format != "mtd" for one in categories):
+            return
+        for name, options in self.plan.sets.items():
+            if "seed" in options:
+                raise ConfigError(
+                    f"set {name}: --seed would also draw which images of data {spec.name} are "
+                    "trained on",
+                    hint=f"give [data.{spec.name}] a train_list",
+                )
+
+    def _cells_of(self, data: StudyData, arm: Arm, request: SetRequest, seed: int) -> list[Cell]:
         cells = []
         for coreset in self.plan.coresets:
             config, weights = arm_config(
@@ -134,55 +163,105 @@ class Runner:
                 break
         return cells
 
+    def drop_damaged(self) -> int:
+        """Removes scores that cannot be read, so that they count as missing; says so, and how many.
+
+        Raises:
+            OutputError: a file that cannot be removed.
+        """
+        dropped = 0
+        for cell in {cell.key: cell for cell in self.cells if cell.is_done}.values():
+            try:
+                CellScores.load(cell.path)
+                if cell.record_path.is_file() and not isinstance(
+                    json.loads(cell.record_path.read_bytes()), dict
+                ):
+                    raise ValueError("its record is no JSON object")
+            except (ModelError, ValueError) as error:
+                if isinstance(error.__cause__, OSError):
+                    raise  # it may well be whole: the disk or its rights are not
+                reason = error.what if isinstance(error, ModelError) else error
+                warnings.warn(f"{cell.path}: {reason}; it counts as missing", stacklevel=2)
+                try:
+                    cell.path.unlink(missing_ok=True)
+                except OSError as failure:
+                    raise OutputError(
+                        f"cannot be removed: {failure.strerror or failure}", path=cell.path
+                    ) from failure
+                dropped += 1
+        return dropped
+
     def run(self, *, max_minutes: float | None = None) -> RunSummary:
         """Makes what is missing, or as much as fits into the time.
+
+        What cannot be built, trained or scored is left out and reported; the others go on.
 
         Args:
             max_minutes: no extractor is begun that would probably end later. The first one is
                 begun in any case, and what is begun is finished.
 
         Raises:
-            BuildFailed: a set could not be built.
-            ModelError: a detector could not be made from a set.
+            OutputError: the study's folder cannot be written.
         """
         started = time.monotonic()
-        missing = [cell for cell in self.cells if not cell.is_done]
-        groups = _by_extractor(missing)
-        total = len({cell.key for cell in self.cells})
-        done = total - len({cell.key for cell in missing})
+        groups = _by_extractor([cell for cell in self.cells if not cell.is_done])
+        done, total = self._count()
         fresh, slowest = 0, 0.0
+        failed: dict[str, str] = {}
         overall = self._make_progress("compare", "cells")
         if groups:
             overall(done, total)
         tests: dict[tuple, TestImages] = {}
-        for group in groups:
+        for number, group in enumerate(groups):
             begun = time.monotonic()
             elapsed = begun - started
-            if max_minutes is not None and fresh and elapsed + slowest > 60 * max_minutes:
+            if max_minutes is not None and number and elapsed + slowest > 60 * max_minutes:
                 break
-            made = self._make(group, tests)
-            fresh += made
-            done += made
+            try:
+                for _ in self._make(group, tests):
+                    fresh += 1
+            except OutputError:
+                raise  # the others have no better place to go
+            except BuildFailed as error:
+                request = group[0].set_request
+                failed[f"{request.data.name}: set {request.name}"] = str(error)
+            except CutswapError as error:
+                failed[_label(group[0])] = str(error)
             slowest = max(slowest, time.monotonic() - begun)
+            done, total = self._count()
             overall(done, total)
-        return RunSummary(fresh=fresh, done=done, total=total)
+        return RunSummary(fresh=fresh, done=done, total=total, failed=tuple(failed.items()))
 
-    def _make(self, group: Sequence[Cell], tests: dict[tuple, TestImages]) -> int:
+    def summary(self) -> RunSummary:
+        """How far earlier runs came."""
+        done, total = self._count()
+        return RunSummary(fresh=0, done=done, total=total)
+
+    def _count(self) -> tuple[int, int]:
+        """Cells that have scores, and all; another run may be adding to them."""
+        paths = {cell.path for cell in self.cells}
+        return sum(path.is_file() for path in paths), len(paths)
+
+    def _make(self, group: Sequence[Cell], tests: dict[tuple, TestImages]) -> Iterator[Cell]:
+        """Makes the cells of one extractor that are missing, and gives each that it has saved."""
         first = group[0]
-        folder = self._set_folder(first)
+        folder = self._sets.get(first.set_request)[first.data.category.name]
         with NegativeSet.open(folder, check="quick") as negative_set:
             extractor = self._extractors.get(first, negative_set)
-            images = self._tests(first.data, negative_set.geometry, tests)
+            # Another run may have made some while this one waited for set and extractor.
+            missing = [cell for cell in group if not cell.is_done]
+            if not missing:
+                return
             scored = score_cells(
-                group,
+                missing,
                 extractor,
                 negative_set,
-                images,
+                self._tests(first, negative_set.geometry, tests),
                 device=self._device,
                 make_progress=self._make_progress,
             )
-            count = 0
-            for cell, scores, seconds in scored:
+            for found in scored:
+                cell = found.cell
                 record = {
                     "data": cell.data.category.name,
                     "arm": cell.arm.name,
@@ -195,39 +274,35 @@ class Runner:
                     "network_digest": extractor.network.digest,
                     "accuracy": extractor.accuracy,
                     "train_seconds": extractor.seconds,
-                    "bank_and_score_seconds": round(seconds, 2),
-                    "metrics": scores.exact,
+                    "feature_seconds": round(found.feature_seconds, 2),
+                    "bank_and_score_seconds": round(found.seconds, 2),
+                    "metrics": found.scores.exact,
                 }
                 text = json.dumps(record, indent=1, sort_keys=True) + "\n"
                 write_atomic(cell.record_path, text.encode())
-                scores.save(cell.path)
-                count += 1
-        return count
+                found.scores.save(cell.path)
+                yield cell
 
-    def _set_folder(self, cell: Cell) -> Path:
-        spec = cell.set_request.data
-        files = {data.category.name: data.training_files for data in self.data[spec.name]}
-        others = [request for (name, _), request in self._requests.items() if name == spec.name]
-        folders = ensure_set(
-            cell.set_request,
-            others,
-            training_files=files,
-            jobs=self._jobs,
-            device=self._device,
-            quiet=self._quiet,
-        )
-        return folders[cell.data.category.name]
-
-    def _tests(
-        self, data: StudyData, geometry: Geometry, tests: dict[tuple, TestImages]
-    ) -> TestImages:
-        key = (data.digest, geometry)
+    def _tests(self, cell: Cell, geometry: Geometry, tests: dict[tuple, TestImages]) -> TestImages:
+        megapixels = cell.set_request.options.get("max_megapixels")
+        max_pixels = DEFAULT_MAX_PIXELS if megapixels is None else round(float(megapixels) * 1e6)
+        key = (cell.data.digest, geometry, max_pixels)
         if key not in tests:
             tests.clear()  # one canvas at a time: test sets can be large
             tests[key] = load_test_images(
-                geometry, frozenset(data.training_files), data.category, batch=16
+                geometry,
+                frozenset(cell.data.training_files.values()),
+                cell.data.category,
+                batch=16,
+                max_pixels=max_pixels,
             )
         return tests[key]
+
+
+def _label(cell: Cell) -> str:
+    """What all cells of an extractor are called."""
+    name = f"{cell.data.category.name}: {cell.arm.name}"
+    return name if cell.config.train.updates == 0 else f"{name}, seed {cell.seed}"
 
 
 def _by_extractor(cells: Sequence[Cell]) -> list[list[Cell]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +13,29 @@ from detector.detectors import Detector, Scores
 from detector.evaluate import TestImages, evaluation_of
 from detector.memory_bank import MemoryBank
 from detector.pipeline import make_detector, normal_batches
+from detector.study.builds import digest_of
 from detector.study.cell_scores import CellScores, cell_scores
-from detector.study.cells import Cell, digest_of
+from detector.study.cells import Cell
 from detector.study.extractors import Extractor
 from manifests.negative_set import NegativeSet
 
 Progress = Callable[[str, str], Callable]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A cell's scores and what they took.
+
+    Attributes:
+        seconds: of its own bank or distribution and of its scores.
+        feature_seconds: its equal share of the feature pass that several cells use; 0 where
+            `seconds` holds a pass of its own.
+    """
+
+    cell: Cell
+    scores: CellScores
+    seconds: float
+    feature_seconds: float
 
 
 def score_cells(
@@ -28,7 +46,7 @@ def score_cells(
     *,
     device: str,
     make_progress: Progress,
-) -> Iterator[tuple[Cell, CellScores, float]]:
+) -> Iterator[Scored]:
     """Fits and scores cells of one extractor.
 
     Args:
@@ -36,7 +54,7 @@ def score_cells(
         tests: the category's test images on the set's canvas.
 
     Yields:
-        each cell with its scores and the seconds that its own part took.
+        each cell with its scores, as soon as it has them.
 
     Raises:
         ModelError: a detector that cannot be fitted.
@@ -50,7 +68,8 @@ def score_cells(
             detector = _detector(cell, extractor, negative_set, device)
             detector.fit(normal_batches(negative_set, cell.config.batch))
             scores = detector.score(tests.canvases, tests.truth.boxes)
-            yield cell, cell_scores(evaluation_of(tests.truth, scores)), time.monotonic() - started
+            found = cell_scores(evaluation_of(tests.truth, scores))
+            yield Scored(cell, found, time.monotonic() - started, 0.0)
 
 
 def _sharing_features(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -75,7 +94,8 @@ def _score_banks(
     tests: TestImages,
     device: str,
     make_progress: Progress,
-) -> Iterator[tuple[Cell, CellScores, float]]:
+) -> Iterator[Scored]:
+    started = time.monotonic()
     first = _detector(cells[0], extractor, negative_set, device)
     batch = cells[0].config.batch
     label = f"{cells[0].arm.name} seed {cells[0].seed}: features"
@@ -91,6 +111,7 @@ def _score_banks(
         parts.append((patches.cpu(), valid, checked))
         done += len(canvases)
         progress(done, total)
+    feature_seconds = (time.monotonic() - started) / len(cells)
     banks: dict[tuple, MemoryBank] = {}
     for cell in cells:
         started = time.monotonic()
@@ -108,7 +129,8 @@ def _score_banks(
             np.concatenate([scores.image for scores in found]),
             np.concatenate([scores.map for scores in found]),
         )
-        yield cell, cell_scores(evaluation_of(tests.truth, scores)), time.monotonic() - started
+        condensed = cell_scores(evaluation_of(tests.truth, scores))
+        yield Scored(cell, condensed, time.monotonic() - started, feature_seconds)
 
 
 def _bank_key(cell: Cell) -> tuple:

@@ -1,9 +1,9 @@
 """Estimates and paired differences of arms, with intervals over training seeds and test images.
 
 Two things make a figure uncertain: another seed would have trained another detector, and another
-day would have brought other test images. The first is seen in the spread over seeds on the same
-images (Student's t), the second by drawing the images anew for the same detectors (bootstrap).
-Their half-widths add as squares.
+day would have brought other parts. The first is seen in the spread over seeds on the same images
+(Student's t), the second by drawing the parts anew for the same detectors (bootstrap); images of
+one part go together, for they say much the same. Their half-widths add as squares.
 """
 
 from __future__ import annotations
@@ -72,30 +72,41 @@ class Resampled:
     then the draws are the same, too.
 
     Attributes:
-        images: (source, defect, has ground truth) of each image of the subset, in order.
+        images: (source, defect, part) of each image of the subset, in order.
+        known: of each image, whether pixel metrics read it.
         draw: (replicates, seed) of the draws.
         values: metric -> (s,) float64, NaN where undefined.
         replicates: metric -> (r, s) float64.
         n_images: metric -> number of test images that it read.
+        n_parts: number of parts that draws are made of.
     """
 
-    images: tuple[tuple[str, str, bool], ...]
+    images: tuple[tuple[str, str, str], ...]
+    known: tuple[bool, ...]
     draw: tuple[int, int]
     values: dict[str, np.ndarray]
     replicates: dict[str, np.ndarray]
     n_images: dict[str, int]
+    n_parts: int
 
 
 def image_draws(
-    defects: np.ndarray, subset: np.ndarray, *, replicates: int, seed: int
+    defects: np.ndarray,
+    subset: np.ndarray,
+    *,
+    parts: np.ndarray | None = None,
+    replicates: int,
+    seed: int,
 ) -> np.ndarray:
-    """How often each test image is drawn: with replacement, within each defect type.
+    """How often each test image is drawn: parts, with replacement, within each defect type.
 
-    Strata keep their numbers, so every draw has as many images of each kind as the test set.
+    Strata keep their number of parts, so every draw has as many parts of each kind as the test set.
 
     Args:
         defects: (n,) str.
         subset: (n,) bool, images to draw from.
+        parts: (n,) str, what each image shows; those of one part and defect type are drawn
+            together. Empty, or without `parts`: a part by itself.
         replicates: number of draws r.
         seed: 0 or more.
 
@@ -103,15 +114,25 @@ def image_draws(
         (r, n) int64, 0 outside the subset.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8 (several
-        samples, each drawn from by itself).
+        samples, each drawn from by itself); Davison and Hinkley, "Bootstrap Methods and their
+        Application", 1997, section 3.8 (clusters drawn whole).
     """
     rng = np.random.default_rng(seed)
     draws = np.zeros((replicates, len(defects)), dtype=np.int64)
     for defect in sorted(set(defects[subset].tolist())):
         members = np.flatnonzero(subset & (defects == defect))
-        chances = np.full(len(members), 1 / len(members))
-        draws[:, members] = rng.multinomial(len(members), chances, size=replicates)
+        names = np.arange(len(members)) if parts is None else _part_of(members, parts)
+        count = names.max() + 1
+        chances = np.full(count, 1 / count)
+        draws[:, members] = rng.multinomial(count, chances, size=replicates)[:, names]
     return draws
+
+
+def _part_of(members: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """(m,) int64: the number of each member's part, in order of first appearance."""
+    keys = [part or index for part, index in zip(parts[members].tolist(), members, strict=True)]
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def resample(
@@ -119,6 +140,8 @@ def resample(
     *,
     metrics: Sequence[str] = METRICS,
     subset: np.ndarray,
+    parts: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
     replicates: int = 1000,
     seed: int = 0,
 ) -> Resampled:
@@ -128,6 +151,10 @@ def resample(
         cells: of one arm, one per seed, in an order that all arms share.
         metrics: of `METRICS`.
         subset: (n,) bool, test images that count; the validation part is False.
+        parts: (n,) str, see `image_draws`.
+        truth: (n,) bool, images that pixel metrics may read, where that are fewer than those with
+            ground truth: on a small canvas a small defect can vanish, and arms on different
+            canvases are compared on the images that all of them have ground truth of.
         replicates: draws, at least 4; fewer than some hundred make the interval itself shaky.
         seed: of the draws, not of the training.
 
@@ -147,20 +174,30 @@ def resample(
     subset = np.asarray(subset)
     if subset.dtype != bool or subset.shape != first.labels.shape or not subset.any():
         raise ValueError(f"subset must be {first.labels.shape} bool with at least one image")
-    draws = image_draws(first.defects, subset, replicates=replicates, seed=seed)
+    draws = image_draws(first.defects, subset, parts=parts, replicates=replicates, seed=seed)
     weights = np.concatenate([subset[None].astype(np.int64), draws])
-    found = [metrics_of(cell, weights, metrics) for cell in cells]
+    known = first.has_truth if truth is None else first.has_truth & truth
+    image_kinds = [name for name in metrics if name not in PIXEL_METRICS]
+    pixel_kinds = [name for name in metrics if name in PIXEL_METRICS]
+    found = [
+        metrics_of(cell, weights, image_kinds) | metrics_of(cell, weights * known, pixel_kinds)
+        for cell in cells
+    ]
     both = {name: np.stack([values[name] for values in found], axis=1) for name in metrics}
-    n_known = int((subset & first.has_truth).sum())
-    columns = (first.sources, first.defects, first.has_truth)
+    n_known = int((subset & known).sum())
+    shown = np.full(len(subset), "") if parts is None else np.asarray(parts)
+    columns = (first.sources, first.defects, shown)
+    images = tuple(zip(*(column[subset].tolist() for column in columns), strict=True))
     return Resampled(
-        images=tuple(zip(*(column[subset].tolist() for column in columns), strict=True)),
+        images=images,
+        known=tuple(known[subset].tolist()),
         draw=(replicates, seed),
         values={name: values[0] for name, values in both.items()},
         replicates={name: values[1:] for name, values in both.items()},
         n_images={
             name: n_known if name in PIXEL_METRICS else int(subset.sum()) for name in metrics
         },
+        n_parts=len({(defect, part or source) for source, defect, part in images}),
     )
 
 
@@ -198,7 +235,12 @@ def difference_of(arm: Resampled, baseline: Resampled, metric: str) -> Differenc
     Source: ours. Draws on which the metric is undefined are left out of sd(b); where they are more
         than half, so is the difference.
     """
-    if arm.images != baseline.images or arm.draw != baseline.draw:
+    is_pixel = metric in PIXEL_METRICS
+    if (
+        arm.images != baseline.images
+        or arm.draw != baseline.draw
+        or (is_pixel and arm.known != baseline.known)
+    ):
         raise ModelError(
             "arms scored on other test images or draws cannot be compared",
             expected=f"{len(baseline.images)} images, draws {baseline.draw}",
@@ -252,10 +294,19 @@ def paired_difference(
     seed: int = 0,
 ) -> Difference | None:
     """`resample` of both and `difference_of` in one, for a single metric."""
+    truth = None
     if arm and baseline:
-        _check_same(baseline[0], arm[0])
+        _check_same(baseline[0], arm[0], ("sources", "defects", "labels"))
+        truth = arm[0].has_truth & baseline[0].has_truth
     drawn = [
-        resample(cells, metrics=(metric,), subset=subset, replicates=replicates, seed=seed)
+        resample(
+            cells,
+            metrics=(metric,),
+            subset=subset,
+            truth=truth,
+            replicates=replicates,
+            seed=seed,
+        )
         for cells in (arm, baseline)
     ]
     return difference_of(*drawn, metric)
@@ -312,8 +363,12 @@ def _interval(
     return float(values.mean()), half, seed_sd, boot_sd
 
 
-def _check_same(one: CellScores, other: CellScores) -> None:
-    for name in ("sources", "defects", "labels", "has_truth"):
+def _check_same(
+    one: CellScores,
+    other: CellScores,
+    names: Sequence[str] = ("sources", "defects", "labels", "has_truth"),
+) -> None:
+    for name in names:
         expected, got = getattr(one, name), getattr(other, name)
         if not np.array_equal(expected, got):
             raise ModelError(

@@ -157,7 +157,9 @@ def _cell(row: Row, metric: str, *, is_bold: bool) -> str:
     parts = [mean if own.sd is None else f"{mean} ± {own.sd:.3f}"]
     if to_base is not None:
         value, low, high = _signed(to_base.mean, to_base.low, to_base.high)
-        parts.append(f"{value} ({low} to {high})")
+        # Seeds of the arm that the baseline has not been run with are in the mean alone.
+        fewer = "" if to_base.n_seeds >= own.n else f" over {to_base.n_seeds} seeds"
+        parts.append(f"{value} ({low} to {high}){fewer}")
     if (found := row.verdict(metric)) is not None:
         by = f" by {row.margin:g}" if row.claim == "not-worse" and row.margin else ""
         parts.append(f"{row.claim.replace('-', ' ')}{by}: {found}")

@@ -1,7 +1,8 @@
 """The part of the test images that choices are made on, so that the rest stays untouched by them.
 
-The part is a rule, not a draw: per defect type the images whose hashed name is smallest. It depends
-on names alone, hence on no order, scores or random state, and anyone can check it.
+It is a rule, not a draw: per defect type the parts whose hashed name is smallest, each with all its
+images. It depends on names alone, hence on no order, scores or random state, and anyone can check
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from manifests.atomic import write_atomic
 from manifests.errors import ConfigError, DataError
 
-RULE = "sha256-per-defect"
+RULE = "sha256-per-defect-by-part"
 _SURE_FROM = 5  # a stratum of this many images always gives at least one
 _COLUMNS = ["source", "defect"]
 _HEADER = re.compile(
@@ -31,16 +32,25 @@ _WRITE_AGAIN = "write it again from this data, or bring the data that it was wri
 
 
 def validation_split(
-    sources: Sequence[str], defects: Sequence[str], *, seed: int = 0, share: float = 0.2
+    sources: Sequence[str],
+    defects: Sequence[str],
+    *,
+    parts: Sequence[str] | None = None,
+    seed: int = 0,
+    share: float = 0.2,
 ) -> np.ndarray:
     """Marks the validation part of a category's test images.
 
-    Within each defect type, "good" included, `round(share * k)` of its k images are taken, at least
-    one where k is 5 or more: those whose SHA-256 of "validation|SEED|SOURCE" is smallest.
+    Within each defect type, "good" included, of k images, parts are taken in the order of the
+    SHA-256 of "validation|SEED|NAME" until they have `round(share * k)` images, at least one where
+    k is 5 or more; NAME is the part's alphabetically first image of that type. One part is left
+    whatever the share.
 
     Args:
         sources: distinct names of the test images.
         defects: their defect types, "good" where there is none.
+        parts: what each image shows; images of one part and defect type stay together. Empty, or
+            without `parts`: a part by itself.
         seed: 0 or more.
         share: above 0, at most 0.5.
 
@@ -50,12 +60,13 @@ def validation_split(
     Raises:
         ConfigError: seed or share out of range.
         DataError: two images of one name.
-        ValueError: sources and defects differ in length.
+        ValueError: sources, defects and parts differ in length.
 
     Source: ours.
     """
-    if len(sources) != len(defects):
-        raise ValueError(f"{len(sources)} sources and {len(defects)} defects")
+    parts = [""] * len(sources) if parts is None else parts
+    if not len(sources) == len(defects) == len(parts):
+        raise ValueError(f"{len(sources)} sources, {len(defects)} defects, {len(parts)} parts")
     if seed < 0:
         raise ConfigError("the validation seed cannot be used", expected="0 or more", got=seed)
     if not 0 < share <= 0.5:
@@ -66,15 +77,24 @@ def validation_split(
     if times > 1:
         raise DataError(f"{times} test images of one name", got=repr(name))
     is_validation = np.zeros(len(sources), dtype=bool)
-    strata: dict[str, list[int]] = {}
-    for index, defect in enumerate(defects):
-        strata.setdefault(defect, []).append(index)
-    for members in strata.values():
-        count = round(share * len(members))
-        if len(members) >= _SURE_FROM:
-            count = max(1, count)
-        members.sort(key=lambda index: _rank(seed, sources[index]))
-        is_validation[members[:count]] = True
+    for defect in set(defects):
+        together: dict[str, list[int]] = {}
+        for index in np.flatnonzero(np.array(defects) == defect).tolist():
+            # A part's name cannot be taken for an image's: an image has its own alone.
+            key = f"part {parts[index]}" if parts[index] else f"image {sources[index]}"
+            together.setdefault(key, []).append(index)
+        groups = [
+            (_rank(seed, min(sources[index] for index in members)), members)
+            for members in together.values()
+        ]
+        n_images = sum(len(members) for _, members in groups)
+        wanted = max(round(share * n_images), 1 if n_images >= _SURE_FROM else 0)
+        taken = 0
+        for _, members in sorted(groups)[:-1]:
+            if taken >= wanted:
+                break
+            is_validation[members] = True
+            taken += len(members)
     return is_validation
 
 
@@ -83,6 +103,7 @@ def write_split(
     sources: Sequence[str],
     defects: Sequence[str],
     *,
+    parts: Sequence[str] | None = None,
     seed: int = 0,
     share: float = 0.2,
 ) -> np.ndarray:
@@ -99,7 +120,7 @@ def write_split(
 
     Source: ours.
     """
-    is_validation = validation_split(sources, defects, seed=seed, share=share)
+    is_validation = validation_split(sources, defects, parts=parts, seed=seed, share=share)
     rows = sorted((sources[index], defects[index]) for index in np.flatnonzero(is_validation))
     text = io.StringIO()
     text.write(
@@ -114,12 +135,18 @@ def write_split(
     return is_validation
 
 
-def read_split(path: Path, sources: Sequence[str], defects: Sequence[str]) -> np.ndarray:
+def read_split(
+    path: Path,
+    sources: Sequence[str],
+    defects: Sequence[str],
+    *,
+    parts: Sequence[str] | None = None,
+) -> np.ndarray:
     """Reads a validation part and checks that it is the rule's own for these test images.
 
     Args:
         path: file written by `write_split`.
-        sources, defects: of the test images, in any order.
+        sources, defects, parts: of the test images, in any order.
 
     Returns:
         (n,) bool, True for validation.
@@ -155,7 +182,11 @@ def read_split(path: Path, sources: Sequence[str], defects: Sequence[str]) -> np
         )
     try:
         is_validation = validation_split(
-            sources, defects, seed=int(header["seed"]), share=float(header["share"])
+            sources,
+            defects,
+            parts=parts,
+            seed=int(header["seed"]),
+            share=float(header["share"]),
         )
     except ConfigError as error:
         raise DataError(error.what, path=path, expected=error.expected, got=error.got) from error
