@@ -29,9 +29,17 @@ if TYPE_CHECKING:
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
     from detector.scoring import score_images
+    from detector.verify_model import verify_model
     from generator.config import BuildConfig
+    from generator.export_images import export_images
+    from generator.merge import merge_sets
     from generator.pipeline import build_set
+    from generator.replay import replay_set
+    from generator.set_diff import diff_sets
+    from generator.subset import subset_set
     from manifests.datasets import open_data
+    from manifests.recipe import read_recipe, write_recipe
+    from manifests.remote import pull_set, push_set
 
 __version__ = "0.1.0"
 
@@ -40,11 +48,21 @@ _LAZY = {
     "BuildConfig": "generator.config",
     "FitConfig": "detector.config",
     "build_set": "generator.pipeline",
+    "diff_sets": "generator.set_diff",
     "evaluate_models": "detector.pipeline",
+    "export_images": "generator.export_images",
     "fit_model": "detector.pipeline",
     "load_model": "detector.model",
+    "merge_sets": "generator.merge",
     "open_data": "manifests.datasets",
+    "pull_set": "manifests.remote",
+    "push_set": "manifests.remote",
+    "read_recipe": "manifests.recipe",
+    "replay_set": "generator.replay",
     "score_images": "detector.scoring",
+    "subset_set": "generator.subset",
+    "verify_model": "detector.verify_model",
+    "write_recipe": "manifests.recipe",
 }
 
 __all__ = [
@@ -54,17 +72,27 @@ __all__ = [
     "Geometry",
     "NegativeSet",
     "build_set",
+    "diff_sets",
     "evaluate_models",
+    "export_images",
     "find_sets",
     "fit_image",
     "fit_model",
     "load_model",
+    "merge_sets",
     "open_data",
+    "pull_set",
+    "push_set",
     "read_image",
+    "read_recipe",
+    "replay_set",
     "restore_map",
     "restore_mask",
     "score_images",
+    "subset_set",
+    "verify_model",
     "verify_set",
+    "write_recipe",
 ]
 
 

@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, score, eval, compare."""
+"""`cutswap-det`: fit, inspect, verify, score, eval, compare."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from detector.fit_options import PRESETS, fit_config, fit_options
 from manifests import command_line as common
+from manifests import hdf5_plugins
 from manifests.errors import ConfigError, ModelError
 
 
@@ -24,13 +25,15 @@ def main() -> None:
     cutswap-det eval models mvtec/ --out results  AUROC, AUPRO, curves, cases
     cutswap-det compare plan.toml --out study    does it help? tables with intervals
     """
+    hdf5_plugins.disable()
 
 
 @main.command()
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=common.LocationType())
 @common.out_option("Folder for the models, one subfolder per category.", required=True)
 @common.seed_option
 @fit_options
+@click.option("--expect", metavar="DIGEST", help="Refuse a set of another set digest than this.")
 @common.device_option
 @common.category_option
 @common.overwrite_option
@@ -41,8 +44,8 @@ def main() -> None:
 def fit(context: click.Context, **options) -> None:
     """Train the extractor on negative sets and fit the detector.
 
-    SHARDS is what `cutswap-gen build` wrote: one category's folder or a root of several. An
-    interrupted run goes on from its last checkpoint.
+    SHARDS is what `cutswap-gen build` wrote: one category's folder, a root of several, or the URL
+    of a set. An interrupted run goes on from its last checkpoint.
 
     \b
     cutswap-det fit shards --out models
@@ -53,14 +56,19 @@ def fit(context: click.Context, **options) -> None:
     from detector.describe import describe_fit
     from detector.pipeline import fit_model
     from manifests.allocator import keep_freed_memory
-    from manifests.negative_set import find_sets
     from manifests.weights import resolve_device
 
     keep_freed_memory()
     device = resolve_device(options["device"])
     config = fit_config(context, options, device)
-    found = find_sets(options["shards"])
-    folders = common.chosen(found, options["categories"], options["shards"])
+    folders = common.sets_at(options["shards"], options["categories"], expect=options["expect"])
+    if options["expect"] and len(folders) > 1:
+        raise ConfigError(
+            "--expect names one set",
+            path=options["shards"],
+            got=f"{len(folders)} sets",
+            hint="use --category",
+        )
     quiet = options["quiet"]
     summaries = []
     for folder in folders:
@@ -71,6 +79,7 @@ def fit(context: click.Context, **options) -> None:
             weights=options["weights"],
             device=device,
             overwrite=options["overwrite"],
+            expect=options["expect"],
             make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
         )
         summaries.append(summary)
@@ -80,6 +89,72 @@ def fit(context: click.Context, **options) -> None:
             click.echo(describe_fit(summary))
     if options["as_json"]:
         click.echo(json.dumps([summary.to_json() for summary in summaries], indent=1))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@common.category_option
+@common.json_option
+@common.domain_errors
+def inspect(model: Path, categories, as_json: bool) -> None:
+    """Say what is in a model, with its digest.
+
+    MODEL is a model folder, or a root of several.
+    """
+    from detector.describe import describe_model, model_json
+    from detector.model_folder import find_models
+    from detector.model_record import read_record
+
+    folders = common.chosen(find_models(model), categories, model)
+    found = [(folder, *read_record(folder)) for folder in folders]
+    if as_json:
+        click.echo(json.dumps([model_json(*row) for row in found], indent=1))
+        return
+    for row in found:
+        click.echo(describe_model(*row))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@common.category_option
+@click.option("--expect", metavar="DIGEST", help="The model digest you were told.")
+@common.json_option
+@common.domain_errors
+def verify(model: Path, categories, expect, as_json: bool) -> None:
+    """Check a model: every file, every digest.
+
+    MODEL is a model folder, or a root of several. Lists all problems, not only the first. Exit
+    code 0: nothing wrong; 1: something is.
+    """
+    from detector.describe import problem_json
+    from detector.model_folder import find_models
+    from detector.verify_model import verify_model
+
+    folders = common.chosen(find_models(model), categories, model)
+    if expect and len(folders) > 1:
+        raise ConfigError(
+            "--expect names one model",
+            path=model,
+            got=f"{len(folders)} models",
+            hint="use --category",
+        )
+    found = {folder: verify_model(folder, expect=expect) for folder in folders}
+    if as_json:
+        rows = [problem_json(folder, one) for folder, many in found.items() for one in many]
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        for folder, problems in found.items():
+            for problem in problems:
+                common.say([f"{folder}: {problem}"])
+            if not problems:
+                click.echo(f"{folder}: whole and unchanged")
+    count = sum(map(len, found.values()))
+    if count:
+        raise ModelError(
+            f"{count} problem{'s' if count != 1 else ''} found",
+            path=model,
+            hint="do not use this model",
+        )
 
 
 @main.command()
@@ -119,7 +194,7 @@ def score(
     cutswap-det score models/part line3/ --heatmaps heat --output csv > scores.csv
     """
     from detector.describe import score_lines
-    from detector.model import find_models
+    from detector.model_folder import find_models
     from detector.scoring import score_images
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
@@ -191,7 +266,7 @@ def eval_(
     \b
     cutswap-det eval models mvtec/ --out results
     """
-    from detector.model import find_models
+    from detector.model_folder import find_models
     from detector.pipeline import evaluate_models
     from detector.report import results_table
     from manifests.allocator import keep_freed_memory
@@ -325,6 +400,10 @@ def compare(
             err=True,
         )
     click.echo(f"report in {found.report}")
+    for label, message in run.failed:
+        click.echo(f"failed: {label}: {message}", err=True)
+    if run.failed:
+        raise SystemExit(1)
 
 
 def _pair(folders: list[Path], found, models: Path):

@@ -6,11 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.durations import duration
+from manifests.errors import ModelError
+from manifests.terminal import printable
 
 if TYPE_CHECKING:
+    from detector.model_record import ModelRecord
     from detector.pipeline import FitSummary
     from detector.scoring import ScoredImage
 
@@ -18,9 +22,10 @@ VERDICTS = {True: "defect", False: "good"}
 
 
 def describe_fit(summary: FitSummary) -> str:
-    """What a fit did, in one line."""
+    """What a fit did, and the model digest below it."""
+    digest = f"\n  model digest {summary.model_digest}"
     if summary.is_unchanged:
-        return f"{summary.folder}: already fitted with these options, nothing to do"
+        return f"{summary.folder}: already fitted with these options, nothing to do{digest}"
     tuned = "untuned extractor"
     if summary.updates:
         tuned = (
@@ -30,8 +35,66 @@ def describe_fit(summary: FitSummary) -> str:
     return (
         f"{summary.folder}: {tuned}; {summary.learned} from "
         f"{summary.normals} images; thresholds {summary.image_threshold:.4g} (image), "
-        f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}"
+        f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}{digest}"
     )
+
+
+def describe_model(folder: Path, record: ModelRecord, digest: str) -> str:
+    """What is in a model, line by line."""
+    config, geometry = record.config, record.geometry
+    tuned = f"{config.train.updates} updates" if config.train.updates else "untuned"
+    rows = [
+        ("digest", digest),
+        ("set", record.set_digest),
+        ("category", record.category),
+        ("licence", record.licence or "not stated"),
+        ("pixels", "holds pixels of training images" if record.holds_pixels else "holds none"),
+        ("detector", config.detector),
+        ("network", f"{config.network}, {tuned}"),
+        ("canvas", f"{geometry.height}×{geometry.width} px, {geometry.fit}"),
+        ("thresholds", _thresholds(record)),
+        ("files", ", ".join(sorted(record.files))),
+    ]
+    if record.attribution:
+        rows.insert(4, ("attribution", record.attribution))
+    return "\n".join([str(folder), *(f"  {name:<12}{printable(text)}" for name, text in rows)])
+
+
+def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
+    """What is in a model, as plain JSON types."""
+    return {
+        "folder": str(folder),
+        "digest": digest,
+        "set_digest": record.set_digest,
+        "category": record.category,
+        "licence": record.licence,
+        "attribution": record.attribution,
+        "holds_pixels": record.holds_pixels,
+        "config": record.config.to_json(),
+        "geometry": record.geometry.to_json(),
+        "image_threshold": record.image_threshold.to_json(),
+        "pixel_threshold": record.pixel_threshold.to_json(),
+        "normals": record.image_threshold.n,
+        "files": record.files,
+        "versions": record.versions,
+    }
+
+
+def problem_json(folder: Path, problem: ModelError) -> dict:
+    """One thing that is wrong with a model, as plain JSON types."""
+    return {
+        "folder": str(folder),
+        "kind": type(problem).__name__,
+        "what": problem.what,
+        "path": problem.path,
+        "expected": None if problem.expected is None else str(problem.expected),
+        "got": None if problem.got is None else str(problem.got),
+    }
+
+
+def _thresholds(record: ModelRecord) -> str:
+    image, pixel = record.image_threshold, record.pixel_threshold
+    return f"{image.value:.4g} (image), {pixel.value:.4g} (pixel), from {image.n} images"
 
 
 def score_lines(rows: Sequence[ScoredImage], output: str) -> str:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from detector.config import FitConfig
 from detector.detectors import DETECTORS, Detector
+from detector.model_folder import MODEL, MODEL_DIGEST
+from detector.model_record import (
+    EXTRACTOR,
+    STATE_FILES,
+    TENSOR_FILES,
+    UNTUNED,
+    ModelRecord,
+    read_record,
+    write_record,
+)
 from detector.threshold import Threshold
+from detector.verify_model import file_problems
 from manifests.atomic import write_atomic
 from manifests.digest import file_digest
 from manifests.errors import CutswapError, ModelError, OutputError
 from manifests.images import Geometry
 from manifests.weights import Network, load_network
-
-MODEL_VERSION = 2
-MODEL = "model.json"
-EXTRACTOR = "extractor.safetensors"
-UNTUNED = "untuned.safetensors"
-STATES = tuple(kind.state_file for kind in DETECTORS.values())
-MAX_JSON_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -49,42 +52,48 @@ class Model:
     versions: dict[str, str]
 
 
-def save_model(folder: Path, model: Model) -> None:
+def save_model(folder: Path, model: Model) -> str:
     """Writes a model folder; `model.json` comes last, so that no half-written model loads.
 
-    Raises OutputError where the folder cannot be written.
+    Returns:
+        The model digest, SHA-256 of `model.json`.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        ModelError: the model cannot be recorded.
     """
     from safetensors.torch import save
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL).unlink(missing_ok=True)
+        for name in (MODEL, MODEL_DIGEST):
+            (folder / name).unlink(missing_ok=True)
         detector = model.detector
         tensors = {EXTRACTOR: _weights(detector.network)}
         if detector.untuned is not None:
             tensors[UNTUNED] = _weights(detector.untuned)
-        tensors[detector.state_file] = detector.state()
-        for name in {EXTRACTOR, UNTUNED, *STATES} - set(tensors):
+        tensors[STATE_FILES[model.config.detector]] = detector.state()
+        for name in set(TENSOR_FILES) - set(tensors):
             (folder / name).unlink(missing_ok=True)
         for name, state in tensors.items():
             write_atomic(folder / name, save(state))
-        record = {
-            "model_version": MODEL_VERSION,
-            "category": model.category,
-            "config": model.config.to_json(),
-            "geometry": model.geometry.to_json(),
-            "network_digest": detector.network.digest,
-            "set_digest": model.set_digest,
-            "initial_digest": model.initial_digest,
-            "image_threshold": model.image_threshold.to_json(),
-            "pixel_threshold": model.pixel_threshold.to_json(),
-            "training_files": sorted(model.training_files),
-            "licence": model.licence,
-            "attribution": model.attribution,
-            "versions": model.versions,
-            "files": {name: file_digest(folder / name) for name in tensors},
-        }
-        write_atomic(folder / MODEL, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+        record = ModelRecord(
+            category=model.category,
+            config=model.config,
+            geometry=model.geometry,
+            network_digest=detector.network.digest,
+            initial_digest=model.initial_digest,
+            set_digest=model.set_digest,
+            image_threshold=model.image_threshold,
+            pixel_threshold=model.pixel_threshold,
+            training_files=model.training_files,
+            licence=model.licence,
+            attribution=model.attribution,
+            versions=model.versions,
+            holds_pixels=detector.holds_pixels,
+            files={name: file_digest(folder / name) for name in tensors},
+        )
+        return write_record(folder, record)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error
 
@@ -93,121 +102,65 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
     """Reads a model folder and checks every file against its digest.
 
     Raises:
-        ModelError: missing, damaged, newer, or malformed.
+        ModelError: missing, damaged, of another version, or malformed.
+        WeightsError: tensors that do not fit the network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     folder = Path(folder)
-    path = folder / MODEL
-    if not path.is_file():
-        raise ModelError(
-            "no model here: model.json is missing",
-            path=folder,
-            hint="run cutswap-det fit, or let it finish",
-        )
+    record, _ = read_record(folder)
+    for problem in file_problems(folder, record):
+        raise problem
+    config = record.config
+    kind = DETECTORS[config.detector]
+    state_file = folder / STATE_FILES[config.detector]
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelError("model.json is too large", path=path)
-        record = json.loads(path.read_bytes())
-        version = record["model_version"]
-        if version != MODEL_VERSION:
-            raise ModelError(
-                "written by another version of cutswap",
-                path=path,
-                expected=f"model version {MODEL_VERSION}",
-                got=version,
-                hint="fit again, or install the version that wrote it",
-            )
-        name = record["config"]["detector"]
-        if name not in DETECTORS:
-            raise ModelError(
-                "of an unknown detector",
-                path=path,
-                expected=", ".join(DETECTORS),
-                got=repr(name)[:40],
-                hint="install the version that wrote it",
-            )
-        config = FitConfig.from_json(record["config"])
-        kind = DETECTORS[config.detector]
-        _check_files(
-            folder,
-            [EXTRACTOR, kind.state_file, *([UNTUNED] if config.with_untuned else [])],
-            record["files"],
-        )
-        geometry = Geometry.from_json(record["geometry"])
         network = load_network(config.network, weights=folder / EXTRACTOR, device=device)
+        _check_network(network, record.network_digest, folder / EXTRACTOR)
         untuned = None
         if config.with_untuned:
             untuned = load_network(config.network, weights=folder / UNTUNED, device=device)
+            _check_network(untuned, record.initial_digest, folder / UNTUNED)
         detector = kind.from_state(
             network,
-            geometry,
+            record.geometry,
             config.detector_config(),
-            load((folder / kind.state_file).read_bytes()),
+            load(state_file.read_bytes()),
             untuned=untuned,
             device=device,
         )
-        return Model(
-            category=str(record["category"]),
-            detector=detector,
-            config=config,
-            geometry=geometry,
-            image_threshold=Threshold(**record["image_threshold"]),
-            pixel_threshold=Threshold(**record["pixel_threshold"]),
-            training_files=frozenset(record["training_files"]),
-            set_digest=str(record["set_digest"]),
-            initial_digest=str(record["initial_digest"]),
-            attribution=str(record["attribution"]),
-            licence=str(record["licence"]),
-            versions=dict(record["versions"]),
-        )
     except CutswapError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-        SafetensorError,
-    ) as error:
-        raise ModelError(f"malformed: {error}", path=path, hint="fit again") from error
+    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        raise ModelError(f"malformed: {error}", path=state_file, hint="fit again") from error
+    return Model(
+        category=record.category,
+        detector=detector,
+        config=config,
+        geometry=record.geometry,
+        image_threshold=record.image_threshold,
+        pixel_threshold=record.pixel_threshold,
+        training_files=record.training_files,
+        set_digest=record.set_digest,
+        initial_digest=record.initial_digest,
+        attribution=record.attribution,
+        licence=record.licence,
+        versions=record.versions,
+    )
 
 
-def find_models(path: str | PathLike[str]) -> list[Path]:
-    """A model folder itself, or the model folders right below a root. Raises ModelError."""
-    path = Path(path)
-    if (path / MODEL).is_file():
-        return [path]
-    if not path.is_dir():
+def _check_network(network: Network, digest: str, path: Path) -> None:
+    if network.digest != digest:
         raise ModelError(
-            "no such folder", path=path, hint="give the folder that cutswap-det fit wrote"
-        )
-    found = sorted(child.parent for child in path.glob(f"*/{MODEL}"))
-    if not found:
-        raise ModelError(
-            "no model here",
+            "holds other weights than the recorded ones",
             path=path,
-            expected=f"{MODEL} in it or in its subfolders",
-            hint="run cutswap-det fit",
+            expected=digest,
+            got=network.digest,
+            hint="fit again",
         )
-    return found
 
 
 def _weights(network: Network) -> dict:
     """A network's tensors as safetensors takes them."""
     return {name: value.contiguous() for name, value in network.module.state_dict().items()}
-
-
-def _check_files(folder: Path, names: list[str], digests: dict[str, str]) -> None:
-    """Raises ModelError where a file is missing or not the recorded one."""
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError("is missing", path=folder / name, hint="fit again")
-        if file_digest(folder / name) != digests[name]:
-            raise ModelError(
-                "is damaged: its digest is not the recorded one",
-                path=folder / name,
-                hint="fit again, or copy it again",
-            )

@@ -18,15 +18,19 @@ from detector.dataset import TripletSampler
 from detector.detectors import DETECTORS, Detector
 from detector.evaluate import evaluate
 from detector.metrics import roc_curve
-from detector.model import EXTRACTOR, MODEL, STATES, UNTUNED, Model, load_model, save_model
+from detector.model import Model, load_model, save_model
+from detector.model_folder import MODEL, MODEL_DIGEST
+from detector.model_record import TENSOR_FILES, read_record
 from detector.results import EvalResult, measure, write_scores, write_text
 from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
 from manifests.datasets import Category
-from manifests.errors import ModelError, OutputError
+from manifests.errors import DigestError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
+from manifests.licence import pixel_warning
 from manifests.negative_set import NegativeSet
+from manifests.schema import read_manifest
 from manifests.versions import library_versions
 from manifests.weights import Network, load_network
 
@@ -44,6 +48,7 @@ class FitSummary:
 
     folder: Path
     category: str
+    model_digest: str
     is_unchanged: bool
     normals: int
     updates: int
@@ -69,18 +74,25 @@ def fit_model(
     weights: Path | None = None,
     device: str = "cpu",
     overwrite: bool = False,
+    expect: str | None = None,
     make_progress: ProgressMaker = quiet_progress,
 ) -> FitSummary:
     """Fits one category's model into `out/<category>/`.
 
+    Args:
+        expect: the set digest that the set must have; another one is refused before anything is
+            read or written.
+
     Raises:
-        SetError, DigestError: the set is damaged or malformed; shards are verified as they are
-            first opened.
+        SetError, DigestError: the set is damaged, malformed or not the expected one; shards are
+            verified as they are first opened.
         ModelError: the folder holds another model and `overwrite` is not given, or the set lacks
             what training needs.
     """
     started = time.monotonic()
     out = Path(out)
+    if expect is not None:
+        _check_expected(Path(set_folder), expect)
     network = load_network(config.network, weights=weights, device=device)
     with NegativeSet.open(set_folder, check="files") as negative_set:
         manifest = negative_set.manifest
@@ -128,11 +140,14 @@ def fit_model(
             attribution=manifest.attribution,
             versions=library_versions(),
         )
-        save_model(folder, model)
+        digest = save_model(folder, model)
         remove_checkpoint(folder)
+        if detector.holds_pixels and (line := pixel_warning(model.licence, holder=str(folder))):
+            warnings.append(line)
     return _summary(
         folder,
         model,
+        digest,
         last_accuracy=training.last_accuracy,
         train_seconds=training.seconds,
         started=started,
@@ -255,6 +270,7 @@ def _unchanged_or_refuse(
     return _summary(
         folder,
         model,
+        read_record(folder)[1],
         last_accuracy=float("nan"),
         train_seconds=0.0,
         started=started,
@@ -265,6 +281,7 @@ def _unchanged_or_refuse(
 def _summary(
     folder: Path,
     model: Model,
+    digest: str,
     *,
     last_accuracy: float,
     train_seconds: float,
@@ -275,6 +292,7 @@ def _summary(
     return FitSummary(
         folder=folder,
         category=model.category,
+        model_digest=digest,
         is_unchanged=is_unchanged,
         normals=model.image_threshold.n,
         updates=model.config.train.updates,
@@ -289,11 +307,24 @@ def _summary(
     )
 
 
+def _check_expected(folder: Path, expect: str) -> None:
+    """Raises DigestError where the set is another one, and SetError where there is none."""
+    _, digest = read_manifest(folder)
+    if expect.strip().lower() != digest:
+        raise DigestError(
+            "is another set than expected",
+            path=folder,
+            expected=expect,
+            got=digest,
+            hint="fetch the set again, or ask its maker for its digest",
+        )
+
+
 def _prepare(folder: Path, *, overwrite: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for name in (MODEL, EXTRACTOR, UNTUNED, *STATES, TRAINING_CSV):
+            for name in (MODEL, MODEL_DIGEST, *TENSOR_FILES, TRAINING_CSV):
                 (folder / name).unlink(missing_ok=True)
             remove_checkpoint(folder)
     except OSError as error:

@@ -5,6 +5,10 @@ What `build`, `replay`, `merge` and `subset` share: they differ in what a shard 
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +20,8 @@ from manifests.lock import folder_lock
 from manifests.schema import ShardEntry
 
 Progress = Callable[[int, int], None]
+
+_WATCH_S = 0.1
 
 
 class Unit(Protocol):
@@ -107,7 +113,7 @@ def assemble(
             n_jobs=workers,
             backend="loky" if workers > 1 else "sequential",
             return_as="generator_unordered" if workers > 1 else "generator",
-        )(delayed(make)(unit) for unit in todo)
+        )(delayed(_Tied(make) if workers > 1 else make)(unit) for unit in todo)
         for entry in results:
             entries[entry.name] = entry
             count += sizes[entry.name]
@@ -118,6 +124,35 @@ def assemble(
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
         clear_unfinished(folder)
         raise
+    # What a killed run's worker left after this run had looked for it.
+    clear_unfinished(folder)
     return Assembled(
         entries=tuple(entries[unit.name] for unit in units), resumed=resumed, fresh_images=fresh
     )
+
+
+class _Tied:
+    """A `make` for worker processes, which end when the process that asked them has ended.
+
+    A worker that lives on after a kill would go on writing into a folder that nobody holds any
+    more, at the side of the next run.
+    """
+
+    def __init__(self, make: Callable[[Unit], ShardEntry]) -> None:
+        self.make = make
+        self.parent = os.getpid()
+
+    def __call__(self, unit: Unit) -> ShardEntry:
+        _end_with(self.parent)
+        return self.make(unit)
+
+
+@functools.cache  # one thread per process
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere a process does not learn that its parent has ended
+        threading.Thread(target=watch, daemon=True).start()

@@ -1,19 +1,33 @@
-"""`cutswap-gen`: sample data, build, inspect, verify, preview."""
+"""`cutswap-gen`: makes negative sets and looks at them; other commands are in `*_commands.py`."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from generator import set_commands, sharing_commands
 from generator.build_options import PRESETS, build_config, idle_options, recipe_options
 from manifests import command_line as common
+from manifests import hdf5_plugins
 from manifests.errors import ConfigError, SetError
 
+_SECTIONS = {
+    "Make": ("sample-data", "build"),
+    "Look": ("inspect", "verify", "preview", "diff"),
+    "Rearrange": ("merge", "subset", "export"),
+    "Share": ("export-recipe", "replay", "dump-recipe", "push", "pull"),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=common.SectionedGroup,
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="cutswap", prog_name="cutswap-gen")
 def main() -> None:
     """Make synthetic negatives from good images, once, and keep them.
@@ -22,7 +36,9 @@ def main() -> None:
     cutswap-gen sample-data demo/data            a data set to try it on
     cutswap-gen build demo/data --out shards     saliency, anchors, swaps and scars
     cutswap-gen preview shards --out sheets      look at them
+    cutswap-gen export-recipe shards -o recipes  share them without their pixels
     """
+    hdf5_plugins.disable()
 
 
 @main.command("sample-data")
@@ -74,8 +90,24 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
     type=click.Path(path_type=Path),
     help="File naming the training images (MTD layout).",
 )
+@click.option(
+    "--licence",
+    metavar="TEXT",
+    help="Licence of the images, recorded in the set.  [default: that of a known data set]",
+)
+@click.option(
+    "--attribution",
+    metavar="TEXT",
+    help="Whom to name for the images, recorded in the set.  [default: as for --licence]",
+)
 @common.megapixel_option
 @common.skip_bad_option
+@click.option(
+    "--add",
+    is_flag=True,
+    help="Append the images that the set in --out does not hold yet, as further shards; what is "
+    "there stays as it is. DATA may be all images or the new ones alone.",
+)
 @common.overwrite_option
 @common.json_option
 @common.quiet_option
@@ -90,7 +122,10 @@ def build(context: click.Context, **options) -> None:
     \b
     cutswap-gen build mvtec/ --out shards
     cutswap-gen build photos/ --out shards --image-size 320 --fit letterbox
+    cutswap-gen build photos/ --out shards --image-size 320 --fit letterbox --add
     """
+    if options["add"] and options["overwrite"]:
+        raise click.UsageError("--add keeps what is there, --overwrite replaces it: pass one")
     common.apply_preset(context, options, PRESETS)
     from generator.describe import build_json, describe_build
     from generator.pipeline import build_set
@@ -110,11 +145,13 @@ def build(context: click.Context, **options) -> None:
         seed=options["seed"],
         categories=options["categories"],
     )
+    terms = {name: options[name] for name in ("licence", "attribution")}
+    typed = {name: text.strip() for name, text in terms.items() if text is not None}
     quiet = options["quiet"]
     summaries = []
     for category in categories:
         summary = build_set(
-            category,
+            replace(category, **typed),
             config,
             options["out"],
             weights=options["weights"],
@@ -123,28 +160,39 @@ def build(context: click.Context, **options) -> None:
             max_pixels=round(options["max_megapixels"] * 1e6),
             skip_bad=options["skip_bad"],
             overwrite=options["overwrite"],
+            add=options["add"],
             reuse_saliency=options["reuse_saliency"],
             make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
         )
         summaries.append(summary)
         if not options["as_json"]:
-            click.echo("\n".join(describe_build(summary)))
+            common.say(describe_build(summary))
     if options["as_json"]:
         click.echo(json.dumps([build_json(summary) for summary in summaries], indent=1))
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SET", type=common.LocationType())
 @common.category_option
 @common.json_option
 @common.domain_errors
-def inspect(path: Path, categories, as_json: bool) -> None:
-    """Say what is in a negative set, with its digest."""
+def inspect(path, categories, as_json: bool) -> None:
+    """Say what is in a negative set or a recipe file, with its digest."""
     from generator.describe import describe_set, set_json
     from manifests.schema import read_manifest
 
+    if _is_recipe(path):
+        from generator.describe_recipe import describe_recipe, recipe_json
+        from manifests.recipe import read_recipe
+
+        recipe = read_recipe(path)
+        if as_json:
+            click.echo(json.dumps([recipe_json(path, recipe)], indent=1))
+        else:
+            common.say(describe_recipe(path, recipe))
+        return
     described = []
-    for folder in _sets(path, categories):
+    for folder in common.sets_at(path, categories):
         manifest, digest = read_manifest(folder)
         size = sum(entry.file_bytes for entry in manifest.shards)
         described.append((folder, manifest, digest, size))
@@ -152,44 +200,49 @@ def inspect(path: Path, categories, as_json: bool) -> None:
         click.echo(json.dumps([set_json(*row) for row in described], indent=1))
         return
     for folder, manifest, digest, size in described:
-        click.echo("\n".join(describe_set(folder, manifest, digest, size)))
+        common.say(describe_set(folder, manifest, digest, size))
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SET", type=common.LocationType())
 @common.category_option
 @click.option("--quick", is_flag=True, help="Manifest, file digests and structure only.")
 @click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
 @common.json_option
 @common.quiet_option
 @common.domain_errors
-def verify(path: Path, categories, quick: bool, expect, as_json: bool, quiet: bool) -> None:
-    """Check a negative set: every file, every digest, every rendered pixel.
+def verify(path, categories, quick: bool, expect, as_json: bool, quiet: bool) -> None:
+    """Check a negative set or a recipe file: every file, every digest, every rendered pixel.
 
     Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is.
     """
     from generator.describe import problem_json
     from manifests.verify import verify_set
 
-    folders = _sets(path, categories)
+    folders = [path] if _is_recipe(path) else common.sets_at(path, categories)
     if expect and len(folders) > 1:
         raise ConfigError(
             "--expect names one set", path=path, got=f"{len(folders)} sets", hint="use --category"
         )
     problems = []
     for folder in folders:
-        found = verify_set(
-            folder,
-            quick=quick,
-            expect=expect,
-            progress=common.Progress(f"verify {folder.name}", "shards", quiet=quiet),
-        )
+        if _is_recipe(folder):
+            from manifests.recipe import recipe_problems
+
+            found = recipe_problems(folder, expect=expect)
+        else:
+            found = verify_set(
+                folder,
+                quick=quick,
+                expect=expect,
+                progress=common.Progress(f"verify {folder.name}", "shards", quiet=quiet),
+            )
         problems += [(folder, problem) for problem in found]
         if not as_json:
             if not found:
                 click.echo(f"{folder}: whole and unchanged")
             for problem in found:
-                click.echo(f"{folder}: {problem}")
+                common.say([f"{folder}: {problem}"])
     if as_json:
         click.echo(json.dumps([problem_json(*row) for row in problems], indent=1))
     if problems:
@@ -202,14 +255,14 @@ def verify(path: Path, categories, quick: bool, expect, as_json: bool, quiet: bo
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SET", type=common.LocationType())
 @common.out_option("Folder for the contact sheets.", required=True)
 @common.category_option
 @click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Sheets.")
 @common.seed_option
 @common.quiet_option
 @common.domain_errors
-def preview(path: Path, out: Path, categories, count: int, seed: int, quiet: bool) -> None:
+def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> None:
     """Draw a contact sheet per image: saliency, cluster, anchors, negatives, masks."""
     import numpy as np
 
@@ -217,7 +270,7 @@ def preview(path: Path, out: Path, categories, count: int, seed: int, quiet: boo
     from manifests.images import write_png
     from manifests.negative_set import NegativeSet
 
-    for folder in _sets(path, categories):
+    for folder in common.sets_at(path, categories):
         with NegativeSet.open(folder) as negative_set:
             total = negative_set.n_normals
             rng = np.random.default_rng(seed)
@@ -231,10 +284,22 @@ def preview(path: Path, out: Path, categories, count: int, seed: int, quiet: boo
         click.echo(f"wrote {len(chosen)} sheets to {out / folder.name}")
 
 
-def _sets(path: Path, categories: tuple[str, ...]) -> list[Path]:
-    from manifests.negative_set import find_sets
+for _command in (
+    set_commands.merge,
+    set_commands.subset,
+    set_commands.diff,
+    set_commands.export,
+    sharing_commands.export_recipe,
+    sharing_commands.replay,
+    sharing_commands.dump_recipe,
+    sharing_commands.push,
+    sharing_commands.pull,
+):
+    main.add_command(_command)
 
-    return common.chosen(find_sets(path), categories, path)
+
+def _is_recipe(path) -> bool:
+    return isinstance(path, Path) and path.is_file()
 
 
 if __name__ == "__main__":

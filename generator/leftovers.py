@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from manifests.schema import (
 )
 from manifests.shard import Shard, shard_entry
 
-UNFINISHED = (".shard-*.tmp-*", ".manifest.*.tmp-*")
+UNFINISHED = (".shard-*.tmp-*", ".manifest.*.tmp-*", ".shard-*.h5.part")
 
 
 class Planned(Protocol):
@@ -43,13 +43,8 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
-    """The manifest and the digest of the set that is there, if it is the one that is wanted.
-
-    Raises:
-        SetError: it is of other options or images, or a shard is missing.
-    """
-    manifest, set_digest = read_manifest(folder)
+def check_recipe(folder: Path, manifest: Manifest, recipe: dict) -> None:
+    """Make sure that the set in a folder is of this recipe. Raises SetError."""
     if manifest.recipe != recipe:
         old = manifest.recipe
         changed = sorted(key for key in {*recipe, *old} if recipe.get(key) != old.get(key))
@@ -58,13 +53,23 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
             path=folder,
             hint="pass --overwrite to replace it, or another --out",
         )
+
+
+def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
+    """The manifest and the digest of the set that is there, if it is the one that is wanted.
+
+    Raises:
+        SetError: it is of other options or images, or a shard is missing.
+    """
+    manifest, set_digest = read_manifest(folder)
+    check_recipe(folder, manifest, recipe)
     if list(manifest.training_files) != list(scan.file_digests):
         raise SetError(
             "already holds a set of other images",
             path=folder,
             expected=f"{len(manifest.training_files)} files as recorded",
             got=f"{len(scan.file_digests)} files, not the same",
-            hint="pass --overwrite to replace it, or another --out",
+            hint="pass --add to append new images, --overwrite to replace it, or another --out",
         )
     missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
     if missing:
@@ -72,6 +77,40 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
             f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to build again"
         )
     return manifest, set_digest
+
+
+def same_origin(folder: Path, origin: Mapping[str, object]) -> tuple[Manifest, str]:
+    """The manifest and the digest of the set that is there, if it was made from the same things.
+
+    Raises:
+        SetError: it was made from others or in another way, or a shard is missing.
+    """
+    manifest, set_digest = read_manifest(folder)
+    if manifest.origin != origin:
+        raise SetError(
+            "already holds another set",
+            path=folder,
+            hint="pass --overwrite to replace it, or another --out",
+        )
+    missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
+    if missing:
+        raise SetError(
+            f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to make it again"
+        )
+    return manifest, set_digest
+
+
+def finished_set(
+    folder: Path, origin: Mapping[str, object], *, overwrite: bool
+) -> tuple[Manifest, str] | None:
+    """The set that an earlier run of the same command finished; None where there is work to do.
+
+    Raises:
+        SetError: as `same_origin`, unless `overwrite`.
+    """
+    if overwrite or not (folder / MANIFEST_NAME).exists():
+        return None
+    return same_origin(folder, origin)
 
 
 def clear_and_resume(
@@ -109,7 +148,9 @@ def clear_and_resume(
                 raise SetError(
                     "belongs to an unfinished build with other options or images",
                     path=path,
-                    hint="pass --overwrite to replace it, or another --out",
+                    hint="run that --add again with its images, or delete this file"
+                    if kept
+                    else "pass --overwrite to replace it, or another --out",
                 )
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error

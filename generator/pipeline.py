@@ -7,10 +7,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from generator.addition import Addition
 from generator.assembly import assemble, writing
 from generator.config import BuildConfig
 from generator.leftovers import disk_bytes, same_set
@@ -23,7 +24,8 @@ from generator.stored_saliency import (
 )
 from generator.unit import Unit, build_unit, cached_network, plan_units
 from manifests.datasets import Category
-from manifests.errors import BadImages, ConfigError, DataError
+from manifests.errors import BadImages, ConfigError, DataError, SetError
+from manifests.familiar import mark_familiar
 from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.schema import (
     MANIFEST_NAME,
@@ -57,6 +59,8 @@ class BuildSummary:
         fresh_images: images whose negatives were made in this run.
         saliency_from: folder of the set whose saliency maps were taken; None where a network
             computed them, where none are needed, and where nothing was made.
+        added_images: images appended to a set that was there; None where none was, or without
+            `add`.
     """
 
     folder: Path
@@ -68,6 +72,7 @@ class BuildSummary:
     fresh_images: int
     disk_bytes: int
     saliency_from: Path | None = None
+    added_images: int | None = None
 
 
 def build_set(
@@ -81,6 +86,7 @@ def build_set(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     overwrite: bool = False,
+    add: bool = False,
     reuse_saliency: str | os.PathLike[str] | None = None,
     make_progress: ProgressMaker | None = None,
 ) -> BuildSummary:
@@ -93,6 +99,9 @@ def build_set(
         max_pixels: of one source image.
         skip_bad: go on without unusable images.
         overwrite: replace what the folder holds.
+        add: append the images that the set in the folder does not hold, as further shards; those
+            that are there stay as they are, byte for byte, and so does the set until the new
+            manifest takes the place of the old one. Without a set in the folder, one is built.
         reuse_saliency: a set of the same images, or a root with one of the category's name, to
             take the saliency maps from instead of running the network. It is no part of the
             recipe: the set has the bytes and the digest of one built without it.
@@ -100,14 +109,20 @@ def build_set(
 
     Raises:
         BadImages: with every unusable training image, unless `skip_bad`.
-        ConfigError: a level that the network does not have, or a `reuse_saliency` whose maps are
-            not those that this build would compute.
+        ConfigError: a level that the network does not have, `add` together with `overwrite`, or a
+            `reuse_saliency` whose maps are not those that this build would compute.
         DataError: fewer than two usable images.
-        SetError: the folder holds a set of other options or images and `overwrite` is not given;
-            or `reuse_saliency` is no set, damaged, or of other images.
+        SetError: the folder holds a set of other options or images and `overwrite` is not given,
+            or, with `add`, one of other options or one that was not built; or `reuse_saliency` is
+            no set, damaged, or of other images.
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
+    if add and overwrite:
+        raise ConfigError(
+            "--add and --overwrite exclude each other",
+            hint="--add keeps what is there, --overwrite replaces it: pass one of them",
+        )
     folder = Path(out) / category.name
     with writing(folder):
         stored = None
@@ -124,10 +139,15 @@ def build_set(
             jobs=jobs,
             progress=make_progress and make_progress(f"scan {category.name}", "images"),
         )
-        _need_usable(scan, category, skip_bad=skip_bad)
-        units = plan_units(scan.images, recipe, config.shard_images)
-        if not overwrite and (folder / MANIFEST_NAME).exists():
-            manifest, set_digest = same_set(folder, recipe, scan)
+        has_set = not overwrite and (folder / MANIFEST_NAME).exists()
+        addition = Addition.find(folder, recipe, scan) if add and has_set else None
+        _need_usable(scan, category, skip_bad=skip_bad, least=1 if addition else MIN_NORMALS)
+        if has_set and (addition is None or addition.is_empty):
+            if addition is None:
+                manifest, set_digest = same_set(folder, recipe, scan)
+            else:
+                manifest, set_digest = addition.manifest, addition.set_digest
+            _check_terms(manifest, category, folder, add=add)
             return BuildSummary(
                 folder=folder,
                 set_digest=set_digest,
@@ -137,9 +157,20 @@ def build_set(
                 seconds=time.monotonic() - started,
                 fresh_images=0,
                 disk_bytes=disk_bytes(folder),
+                added_images=None if addition is None else 0,
             )
+        if addition is None:
+            units = plan_units(scan.images, recipe, config.shard_images)
+        else:
+            _check_terms(addition.manifest, category, folder, add=True)
+            units = [
+                replace(unit, name=addition.shard_name(number))
+                for number, unit in enumerate(
+                    plan_units(addition.images, recipe, config.shard_images)
+                )
+            ]
         shards: Sequence[StoredShard | None] = [None] * len(units)
-        if stored is not None:
+        if stored is not None and units:
             shards = stored.shards_of([unit.images for unit in units])
         make = partial(
             _make,
@@ -159,10 +190,15 @@ def build_set(
             # A network on a GPU serves one process; everything else is work for the CPU.
             jobs=jobs if device == "cpu" or stored is not None or not recipe["levels"] else 1,
             overwrite=overwrite,
+            kept=frozenset() if addition is None else addition.kept,
             progress=make_progress(label, "images") if make_progress else None,
         )
-        manifest = _manifest(category, recipe, scan, made.entries, folder)
+        entries = made.entries if addition is None else addition.entries(made.entries)
+        manifest = _manifest(category, recipe, scan, entries, folder)
+        if addition is not None:
+            manifest = addition.united(manifest)
         set_digest = write_manifest(folder, manifest)
+        mark_familiar(folder)
         seconds = time.monotonic() - started
         _log(
             folder,
@@ -182,17 +218,34 @@ def build_set(
         fresh_images=made.fresh_images,
         disk_bytes=disk_bytes(folder),
         saliency_from=None if stored is None else stored.folder,
+        added_images=None if addition is None else len(addition.images),
     )
 
 
-def _need_usable(scan: Scan, category: Category, *, skip_bad: bool) -> None:
+def _check_terms(manifest: Manifest, category: Category, folder: Path, *, add: bool) -> None:
+    """Refuses to leave a set alone that says something else about the rights to its images."""
+    for name in ("licence", "attribution"):
+        old, new = getattr(manifest, name), getattr(category, name)
+        if old != new:
+            raise SetError(
+                f"already holds a set of another {name}",
+                path=folder,
+                expected=repr(new),
+                got=repr(old),
+                hint=f"pass --{name} as the set has it, or build apart and merge"
+                if add
+                else "pass --overwrite to record it anew (its shards are kept), or another --out",
+            )
+
+
+def _need_usable(scan: Scan, category: Category, *, skip_bad: bool, least: int) -> None:
     if scan.skipped and not skip_bad:
         raise BadImages(scan.skipped)
-    if len(scan.images) < MIN_NORMALS:
+    if len(scan.images) < least:
         raise DataError(
             "too few usable training images",
             path=category.root,
-            expected=f"at least {MIN_NORMALS}",
+            expected=f"at least {least}",
             got=len(scan.images),
             hint="add good images",
         )
@@ -276,8 +329,9 @@ def _manifest(
             index = shard.index
             levels = map(int, index.level)
             rows += zip(index.policies, levels, map(int, index.fallback), strict=True)
-    counts, fallbacks = tally(len(scan.images), rows)
-    wanted = len(scan.images) * recipe["draws"]
+    n_normals = sum(entry.normals for entry in entries)
+    counts, fallbacks = tally(n_normals, rows)
+    wanted = n_normals * recipe["draws"]
     counts["dropped"] = {
         policy: wanted - sum(counts["policies"].get(policy, {}).values())
         for policy in recipe["policies"]

@@ -56,10 +56,12 @@ def region_of(
     saliency: np.ndarray | None, normal: Normal, level: int, regions: Regions | None
 ) -> tuple[np.ndarray | None, str]:
     """(H, W) bool of the region that the anchors were drawn from, and its name."""
-    if level < 0 or regions is None:
+    if level < 0:
         return None, "drawn anywhere"
     if saliency is None:
         return None, "no saliency stored"
+    if regions is None:
+        return None, "regions not recorded"
     height, width = normal.image.shape[:2]
     labels, found = regions.cut(
         saliency, height, width, normal.canvas_box, digest=normal.digest, level=level

@@ -49,13 +49,14 @@ class Regions:
 
     @classmethod
     def from_recipe(cls, recipe: dict, *, path: Path | None = None) -> Regions | None:
-        """The regions of a set that lies on disk; None for one without.
+        """The regions of a set that lies on disk; None for one without, or merged of several kinds.
 
         Raises:
             SetError: the recipe's clusters or regions are malformed.
         """
         clusters, regions = recipe.get("clusters"), recipe.get("regions")
-        if clusters is None:
+        is_merged = "parts" in recipe
+        if clusters is None or (is_merged and (regions is None or recipe.get("seed") is None)):
             return None
         try:
             kind = "kmeans" if regions is None else regions["kind"]

@@ -108,6 +108,14 @@ class StoredSaliency:
             ConfigError: something that shapes the maps differs.
         """
         old, path = self.manifest.recipe, self.folder
+        command = self.manifest.origin["command"]
+        if command in ("merge", "subset"):
+            raise ConfigError(
+                f"--reuse-saliency: this set was made by {command}, and maps depend on the images "
+                "that went through the network together",
+                path=path,
+                hint=f"give a set that was built, or {_WAY_OUT}",
+            )
         stored = old.get("network")
         if not isinstance(stored, dict):
             raise ConfigError(
@@ -116,6 +124,13 @@ class StoredSaliency:
                 hint=_WAY_OUT,
             )
         new = recipe["network"]
+        if self.manifest.saliency == "absent":
+            raise ConfigError(
+                "--reuse-saliency: saliency: absent, this set does not hold the maps its negatives "
+                "were drawn with",
+                path=path,
+                hint=f"pass the set it was made from, or {_WAY_OUT}",
+            )
         if stored.get("name") != new["name"]:
             self._refuse("network", "--network", new["name"], stored.get("name"))
         if stored.get("digest") != new["digest"]:

@@ -29,7 +29,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -46,16 +46,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError, *, action: str = "written") -> OutputError:
+    """What a user is told of an OSError while `path` was to be written (locked, ...)."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"cannot be written, the disk is full ({reason})",
+            f"cannot be {action}, the disk is full ({reason})",
             path=path,
             hint="free some space or pass another --out",
         )
     return OutputError(
-        f"cannot be written ({reason})",
+        f"cannot be {action} ({reason})",
         path=path,
         hint="check that the folder exists and may be written to, or pass another --out",
     )

@@ -9,15 +9,18 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 
 from manifests.durations import duration
 from manifests.errors import BadImages, ConfigError, CutswapError
+from manifests.terminal import printable
 
 MAX_LISTED_ERRORS = 20
+_NO_SECTIONS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 class SizeType(click.ParamType):
@@ -36,6 +39,17 @@ class SizeType(click.ParamType):
         if len(sides) not in (1, 2):
             self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH", param, ctx)
         return (sides[0], sides[-1])
+
+
+class LocationType(click.ParamType):
+    """A folder, or the URL of a set, which stays text: a Path would turn `s3://` into `s3:/`."""
+
+    name = "PATH|URL"
+
+    def convert(self, value, param, ctx):
+        from manifests.url import is_url
+
+        return value if isinstance(value, Path) or is_url(value) else Path(value)
 
 
 class RangeType(click.ParamType):
@@ -177,7 +191,7 @@ def domain_errors(command: Callable) -> Callable:
                 return command(*args, **options)
         except BadImages as error:
             for one in error.errors[:MAX_LISTED_ERRORS]:
-                click.echo(f"  {one}", err=True)
+                click.echo(printable(f"  {one}"), err=True)
             if len(error.errors) > MAX_LISTED_ERRORS:
                 click.echo(f"  ... and {len(error.errors) - MAX_LISTED_ERRORS} more", err=True)
             _fail(error)
@@ -198,14 +212,69 @@ def domain_errors(command: Callable) -> Callable:
     return run
 
 
+def say(lines: Iterable[str]) -> None:
+    """Prints lines that may hold a stranger's words."""
+    for line in lines:
+        click.echo(printable(line))
+
+
 def _show_warning(message, *_where: object) -> None:
     # Where in our code it was raised is of no use to a user.
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    click.echo(printable(f"warning: {' '.join(str(message).split())}"), err=True)
 
 
 def _fail(error: CutswapError) -> None:
-    click.echo(f"error: {error}", err=True)
+    click.echo(printable(f"error: {error}"), err=True)
     raise SystemExit(2 if isinstance(error, ConfigError) else error.exit_code) from None
+
+
+def sets_at(
+    location: Path | str, categories: Sequence[str], *, expect: str | None = None
+) -> list[Path]:
+    """The folders of the sets at a path or URL that `--category` names, all without it.
+
+    A URL is fetched into the cache first.
+
+    Args:
+        expect: set digest that the one at a URL must have.
+
+    Raises:
+        SetError: there are none, or they cannot be fetched.
+        ConfigError: no set of a category that was named.
+    """
+    from manifests.negative_set import find_sets
+    from manifests.url import is_url
+
+    if is_url(location):
+        from manifests.remote import open_location
+
+        location = open_location(location, expect=expect)
+    return chosen(find_sets(Path(location)), categories, Path(location))
+
+
+class SectionedGroup(click.Group):
+    """A command group whose help lists its commands under headings.
+
+    Args:
+        sections: heading -> names of commands, in order; all others follow.
+    """
+
+    def __init__(self, *args, sections: Mapping[str, Sequence[str]] = _NO_SECTIONS, **settings):
+        super().__init__(*args, **settings)
+        self.sections = sections
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        named = {name for names in self.sections.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in named)
+        for heading, names in [*self.sections.items(), ("Others", others)]:
+            rows = [
+                (name, self.commands[name].get_short_help_str(limit=100))
+                for name in names
+                if name in self.commands
+            ]
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
 
 
 class Progress:

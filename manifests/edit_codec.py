@@ -8,23 +8,20 @@ import json
 import zlib
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from manifests.digest import bytes_digest
+from manifests.edit_rows import EDITS, MAX_EDITS, BlendRow, CopyRow, MaskRow
 from manifests.edit_types import Blend, ColourShift, Copy, DonorTransform, Edit
 from manifests.errors import EditError
+from manifests.strict_json import typed_problem
 
 # Bounds of one negative's record. They hold for writing too: nothing is written that is not read.
 MAX_ENCODED_BYTES = 8 << 20
-MAX_EDITS = 64
 MAX_BLENDS = 8  # each may unfold into a mask of the whole image
 
-_COPY_KEYS = {"kind", "src", "dst", "angle_cdeg", "colour"}
 _FEATHER_KEY = "feather_px"  # only where it is not 0: records without a seam need no such field
-_BLEND_KEYS = {"kind", "donor", "transform", "mask", "alpha"}
-_COLOUR_KEYS = {"gain_q8", "offset"}
-_TRANSFORM_KEYS = {"quarter_turns", "flip_y", "flip_x", "shift", "lut"}
-_MASK_KEYS = {"shape", "bits"}
 
 
 def encode(edits: Sequence[Edit]) -> bytes:
@@ -61,21 +58,22 @@ def parse(data: bytes, height: int, width: int) -> tuple[Edit, ...]:
         raise EditError(
             "edits are too large", expected=f"at most {MAX_ENCODED_BYTES} bytes", got=len(data)
         )
+    data = bytes(data)
     try:
-        plain = json.loads(bytes(data).decode("ascii"))
-        is_canonical = _dump(plain) == data
-    except (ValueError, RecursionError):
-        # UnicodeDecodeError and JSONDecodeError are ValueErrors, and so is NaN in _dump.
-        raise EditError("edits are not valid JSON") from None
-    if not is_canonical:
-        # Also refuses repeated keys, whose meaning differs between JSON readers.
-        raise EditError("edits are not in the canonical form (sorted keys, no spaces)")
-    if not isinstance(plain, list) or not 1 <= len(plain) <= MAX_EDITS:
-        raise EditError("edits are not a list", expected=f"1..{MAX_EDITS} edits")
-    kinds = [item.get("kind") if isinstance(item, dict) else None for item in plain]
-    if kinds.count("blend") > MAX_BLENDS:
+        rows = EDITS.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise EditError(typed_problem(error, "edit")) from None
+    # Also refuses repeated keys, whose meaning differs between JSON readers.
+    if msgspec.json.encode(rows, order="sorted") != data:
+        raise EditError(
+            "edits are not in the canonical form",
+            expected="sorted keys, no spaces, no feather_px where it is 0",
+        )
+    if sum(isinstance(row, BlendRow) for row in rows) > MAX_BLENDS:
         raise EditError("too many blends", expected=f"at most {MAX_BLENDS}")
-    return tuple(_edit(item, kind, height, width) for item, kind in zip(plain, kinds, strict=True))
+    return tuple(
+        _copy(row) if isinstance(row, CopyRow) else _blend(row, height, width) for row in rows
+    )
 
 
 def _dump(plain: object) -> bytes:
@@ -135,43 +133,26 @@ def _mask_digest(mask: np.ndarray) -> dict:
     return {"shape": list(mask.shape), "sha256": bytes_digest(packed)}
 
 
-def _fields(item: object, keys: set[str], name: str) -> dict:
-    if not isinstance(item, dict) or item.keys() != keys:
-        raise EditError(f"{name} has not the fields it must have", expected=sorted(keys))
-    return item
+def _copy(row: CopyRow) -> Copy:
+    colour = None if row.colour is None else ColourShift(row.colour.gain_q8, row.colour.offset)
+    return Copy(row.src, row.dst, row.angle_cdeg, colour, row.feather_px)
 
 
-def _edit(item: object, kind: object, height: int, width: int) -> Edit:
-    if kind == "copy":
-        is_feathered = isinstance(item, dict) and _FEATHER_KEY in item
-        item = _fields(item, _COPY_KEYS | {_FEATHER_KEY} if is_feathered else _COPY_KEYS, "copy")
-        colour = item["colour"]
-        if colour is not None:
-            colour = ColourShift(**_fields(colour, _COLOUR_KEYS, "colour"))
-        feather = item.get(_FEATHER_KEY, 0)
-        copy = Copy(item["src"], item["dst"], item["angle_cdeg"], colour, feather)
-        if is_feathered and copy.feather_px == 0:
-            raise EditError("feather of 0 is written out", expected="no feather_px where it is 0")
-        return copy
-    if kind == "blend":
-        item = _fields(item, _BLEND_KEYS, "blend")
-        transform = _fields(item["transform"], _TRANSFORM_KEYS, "transform")
-        lut = transform["lut"]
-        if lut is not None:
-            table = _from_base64(lut, "look-up table")
-            if len(table) != 3 * 256:
-                raise EditError("look-up table has the wrong size", expected=768, got=len(table))
-            lut = np.frombuffer(table, dtype=np.uint8).reshape(3, 256)
-        mask = _unpacked_mask(item["mask"], height, width)
-        return Blend(
-            item["donor"], DonorTransform(**{**transform, "lut": lut}), mask, item["alpha"]
-        )
-    raise EditError("unknown kind of edit", expected="copy or blend", got=repr(kind)[:40])
+def _blend(row: BlendRow, height: int, width: int) -> Blend:
+    plain = row.transform
+    lut = None
+    if plain.lut is not None:
+        table = _from_base64(plain.lut, "look-up table")
+        if len(table) != 3 * 256:
+            raise EditError("look-up table has the wrong size", expected=768, got=len(table))
+        lut = np.frombuffer(table, dtype=np.uint8).reshape(3, 256)
+    transform = DonorTransform(plain.quarter_turns, plain.flip_y, plain.flip_x, plain.shift, lut)
+    return Blend(row.donor, transform, _unpacked_mask(row.mask, height, width), row.alpha)
 
 
-def _from_base64(text: object, name: str) -> bytes:
+def _from_base64(text: str, name: str) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True) if isinstance(text, str) else None
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         data = None
     # Re-encoding refuses stray bits after the last byte: one value, one text.
@@ -180,19 +161,16 @@ def _from_base64(text: object, name: str) -> bytes:
     return data
 
 
-def _unpacked_mask(item: object, height: int, width: int) -> np.ndarray:
-    item = _fields(item, _MASK_KEYS, "mask")
+def _unpacked_mask(row: MaskRow, height: int, width: int) -> np.ndarray:
     # The size is fixed by the image before a byte is unfolded, so no record can claim memory.
-    if item["shape"] != [height, width] or not all(type(side) is int for side in item["shape"]):
+    if row.shape != (height, width):
         raise EditError(
-            "mask has not the size of the image",
-            expected=[height, width],
-            got=repr(item["shape"])[:80],
+            "mask has not the size of the image", expected=[height, width], got=list(row.shape)
         )
     packed_bytes = (height * width + 7) // 8
     unfolder = zlib.decompressobj()
     try:
-        packed = unfolder.decompress(_from_base64(item["bits"], "mask"), packed_bytes + 1)
+        packed = unfolder.decompress(_from_base64(row.bits, "mask"), packed_bytes + 1)
     except zlib.error:
         raise EditError("mask is not valid zlib data") from None
     if len(packed) != packed_bytes or not unfolder.eof or unfolder.unused_data:

@@ -25,12 +25,15 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def _integer(value: object, name: str, low: int, high: int) -> int:
     """`value` as a Python int (NumPy integers are welcome, booleans and floats are not)."""
-    if isinstance(value, bool | np.bool_):
+    if type(value) is int:  # all that comes from a file: a set has some twenty for each negative
+        number = value
+    elif isinstance(value, bool | np.bool_):
         raise EditError(f"{name} is not an integer", got=repr(value))
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise EditError(f"{name} is not an integer", got=repr(value)[:80]) from None
+    else:
+        try:
+            number = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            raise EditError(f"{name} is not an integer", got=repr(value)[:80]) from None
     if not low <= number <= high:
         raise EditError(f"{name} is out of range", expected=f"{low}..{high}", got=_short(number))
     return number

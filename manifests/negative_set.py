@@ -10,9 +10,11 @@ import numpy as np
 from manifests.errors import ConfigError, SetError
 from manifests.geometry import Geometry
 from manifests.negative import Negative, Normal
+from manifests.probe import HostileShard, familiarise
 from manifests.schema import MANIFEST_NAME, Manifest, read_manifest
 from manifests.set_checks import entry_problems, size_problems
 from manifests.shard import Shard
+from manifests.url import is_url
 
 __all__ = ["CHECKS", "Negative", "NegativeSet", "Normal", "find_sets"]
 
@@ -44,21 +46,28 @@ class NegativeSet:
         self._columns: dict[str, np.ndarray] | None = None
 
     @classmethod
-    def open(cls, path: Path, *, check: str = "quick") -> NegativeSet:
-        """Open one category's folder.
+    def open(cls, path: Path | str, *, check: str = "quick") -> NegativeSet:
+        """Open one category's folder, or what lies behind a URL.
 
         Args:
-            path: the folder with `manifest.json`.
+            path: the folder with `manifest.json`, or its URL: it is copied to the cache first, as
+                `manifests.remote.open_location` does.
             check: "none": the manifest alone; "quick": also that every shard is there in its
                 full size; "files": also the SHA-256 of every shard when it is first read.
 
         Raises:
             SetError: no set, malformed, newer, or a shard missing or of another size.
+            HostileShard: a shard that a process of its own could not parse; every shard is tried
+                there first, unless it has been before and is unchanged.
             DigestError: the manifest is not the recorded one.
             ConfigError: an unknown check.
         """
         if check not in CHECKS:
             raise ConfigError("unknown check", expected=" or ".join(CHECKS), got=check)
+        if is_url(path):
+            from manifests.remote import open_location  # knows sets, and so this module
+
+            path = open_location(path)
         folder = Path(path)
         if not folder.is_dir():
             raise SetError("there is no such folder", path=folder)
@@ -67,10 +76,15 @@ class NegativeSet:
             problem = next(size_problems(folder, manifest), None)
             if problem is not None:
                 raise problem
+        refused = familiarise(folder, [entry.name for entry in manifest.shards])
+        for problem in refused.values():
+            if isinstance(problem, HostileShard):  # others are named when the shard is read
+                raise problem
         shards = [
             Shard(
                 folder / entry.name,
                 expected_sha256=entry.file_sha256 if check == "files" else None,
+                refused=refused.get(folder / entry.name),
             )
             for entry in manifest.shards
         ]
@@ -169,13 +183,15 @@ class NegativeSet:
         """Saliency map of normal `i` at its native grid, (h, w) uint8.
 
         Raises:
-            SetError: the set has no such level.
+            SetError: the set has no such level, or none at all.
         """
+        self._need_saliency()
         shard, row, _ = self._place(self._normal_start, i)
         return shard.saliency(row, level)
 
     def centres(self, i: int, level: int) -> np.ndarray:
         """Cluster centres of normal `i`, (K,) float32. Raises SetError as `saliency` does."""
+        self._need_saliency()
         shard, row, _ = self._place(self._normal_start, i)
         return shard.centres(row, level)
 
@@ -203,6 +219,14 @@ class NegativeSet:
         """Image of negative `j` alone, (H, W, 3) uint8: what training reads."""
         shard, row, _ = self._place(self._negative_start, j)
         return shard.negative_image(row)
+
+    def _need_saliency(self) -> None:
+        if self.manifest.saliency == "absent":
+            raise SetError(
+                "saliency: absent, the set holds negatives but not the maps they were drawn with",
+                path=self.path,
+                hint="build the set from its images (cutswap-gen build) to have them",
+            )
 
     def _column(self, name: str) -> np.ndarray:
         if self._columns is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from manifests.atomic import write_atomic
 from manifests.digest import bytes_digest
 from manifests.errors import DigestError, SetError
+from manifests.manifest_json import MAX_MANIFEST_BYTES, check_canonical, parse_manifest
 from manifests.shard_entry import (
     FALLBACKS,
     SCHEMA_VERSION,
@@ -24,7 +25,8 @@ from manifests.shard_entry import (
     set_digest_of,
     shard_name,
 )
-from manifests.strict_json import dump_json, load_json
+from manifests.strict_json import dump_json
+from manifests.tally import check_tally, tally
 
 __all__ = [
     "COMMANDS",
@@ -46,7 +48,6 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_DIGEST_NAME = "manifest.sha256"
-MAX_MANIFEST_BYTES = 64 << 20
 SALIENCY = ("stored", "absent", "unused")
 COMMANDS = ("build", "replay", "merge", "subset")
 
@@ -65,7 +66,7 @@ class Manifest:
         training_files: SHA-256 of every training file, sorted, without repeats.
         duplicates: training files left out because their pixels equal another's.
         skipped: training files left out for another reason, `{"source", "reason"}`.
-        counts: as `tally` gives, further keys allowed.
+        counts: as `tally` gives; further counts, and tables of counts, are allowed.
         fallbacks: as `tally` gives.
         shards: in the order of their names.
         content_digest, saliency_digest: `set_digest_of` the shards' digests.
@@ -105,8 +106,8 @@ class Manifest:
         )
         for name in ("format", "licence", "attribution", "split_rule"):
             require(isinstance(getattr(self, name), str), f"{name} is not text")
-        for name in ("recipe", "counts", "fallbacks"):
-            require(isinstance(getattr(self, name), dict), f"{name} is not a table")
+        require(isinstance(self.recipe, dict), "recipe is not a table")
+        check_tally(self.counts, self.fallbacks)
         for name in ("training_files", "skipped", "shards"):
             require(isinstance(getattr(self, name), tuple | list), f"{name} is not a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -118,6 +119,7 @@ class Manifest:
             all(is_text_table(row) and row.keys() == {"source", "reason"} for row in self.skipped),
             "skipped is not a list of source and reason",
         )
+        object.__setattr__(self, "skipped", tuple(map(_unicode, self.skipped)))
         require(all(isinstance(entry, ShardEntry) for entry in self.shards), "shards are malformed")
         require(is_digest(self.content_digest), "content_digest is not a digest")
         require(is_digest(self.saliency_digest), "saliency_digest is not a digest")
@@ -137,18 +139,11 @@ class Manifest:
             SetError: too large, not canonical JSON, written by a newer cutswap, a field missing,
                 unknown, of the wrong type or out of range.
         """
-        plain = load_json(data, max_bytes=MAX_MANIFEST_BYTES, path=path)
         try:
-            require(isinstance(plain, dict), "is not a JSON object")
-            # First, so that a newer format is named as such and not by its first unknown field.
-            check_version(plain.get("schema_version"))
-            _require_fields(plain, cls, "manifest")
-            require(isinstance(plain["shards"], list), "shards is not a list")
-            for row in plain["shards"]:
-                _require_fields(row, ShardEntry, "shard entry")
-            shards = tuple(ShardEntry(**row) for row in plain["shards"])
+            plain, row = parse_manifest(data)
+            shards = tuple(ShardEntry(**entry) for entry in plain["shards"])
             manifest = cls(**{**plain, "shards": shards})
-            require(manifest.to_bytes() == data, "is not in the canonical form")
+            check_canonical(data, row)
         except SetError as error:
             raise SetError(
                 error.what, path=path, expected=error.expected, got=error.got, hint=error.hint
@@ -202,6 +197,13 @@ def origin(
     return {"command": command, "sets": list(sets), "options": dict(options or {})}
 
 
+def _unicode(row: dict[str, str]) -> dict[str, str]:
+    """A row whose file name may not be text: its odd bytes are written as `\\udcff`."""
+    return {
+        name: text.encode("utf-8", "backslashreplace").decode("utf-8") for name, text in row.items()
+    }
+
+
 def _check_origin(value: object) -> None:
     require(isinstance(value, dict), "origin is not a table")
     require(value.keys() == {"command", "sets", "options"}, "origin is malformed")  # type: ignore[attr-defined]
@@ -209,29 +211,6 @@ def _check_origin(value: object) -> None:
     sets = value["sets"]  # type: ignore[index]
     require(isinstance(sets, list) and all(map(is_digest, sets)), "origin's sets are no digests")
     require(isinstance(value["options"], dict), "origin's options are not a table")  # type: ignore[index]
-
-
-def tally(normals: int, rows: Sequence[tuple[str, int, int]]) -> tuple[dict, dict]:
-    """The manifest's `counts` and `fallbacks`.
-
-    Args:
-        normals: number of normals in the set.
-        rows: policy, level and fallback code of every negative.
-
-    Returns:
-        counts: `{"normals": n, "negatives": r, "policies": {policy: {level: count}}}`;
-        fallbacks: `{policy: {level: {name of FALLBACKS: count}}}` (zeros left out). Levels are
-        written as text because JSON knows no other keys.
-    """
-    policies: dict[str, dict[str, int]] = {}
-    fallbacks: dict[str, dict[str, dict[str, int]]] = {}
-    for policy, level, fallback in rows:
-        by_level = policies.setdefault(policy, {})
-        by_level[str(level)] = by_level.get(str(level), 0) + 1
-        by_name = fallbacks.setdefault(policy, {}).setdefault(str(level), {})
-        by_name[FALLBACKS[fallback]] = by_name.get(FALLBACKS[fallback], 0) + 1
-    counts = {"normals": normals, "negatives": len(rows), "policies": policies}
-    return counts, fallbacks
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:
@@ -345,11 +324,3 @@ def _read_bounded(path: Path, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise SetError("is too large", path=path, expected=f"at most {max_bytes} bytes")
     return data
-
-
-def _require_fields(plain: object, kind: type, name: str) -> None:
-    wanted = {field.name for field in fields(kind)}
-    require(isinstance(plain, dict), f"{name} is not a table")
-    missing, unknown = wanted - plain.keys(), plain.keys() - wanted  # type: ignore[attr-defined]
-    require(not missing, f"{name} lacks {', '.join(sorted(missing))}")
-    require(not unknown, f"{name} has unknown fields {', '.join(sorted(unknown))[:120]}")

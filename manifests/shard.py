@@ -13,7 +13,7 @@ import numpy as np
 from manifests.atomic import atomic_file
 from manifests.digest import bytes_digest, file_digest
 from manifests.edits import Edit, decode, render
-from manifests.errors import CutswapError, EditError, SetError
+from manifests.errors import CutswapError, DigestError, EditError, SetError
 from manifests.shard_checks import shard_problems
 from manifests.shard_entry import STORES, ShardEntry, is_digest, is_shard_name
 from manifests.shard_file import ShardFile
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _NOTHING: Mapping = MappingProxyType({})
+_COMPARED_BYTES = 1 << 20
 
 
 def write_shard(
@@ -54,7 +55,7 @@ def write_shard(
 ) -> ShardEntry:
     """Write a shard, read it back, check it, and only then give it its name.
 
-    What is read back must have the SHA-256 of what was written and a valid structure.
+    What is read back must be what was written, byte for byte, and have a valid structure.
 
     The same records give the same bytes (with the same zlib and HDF5 libraries).
 
@@ -110,7 +111,9 @@ def write_shard(
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        with Shard(temporary, expected_sha256=digest) as shard:
+        if not _reads_back(temporary, data):
+            raise DigestError("is not what was written a moment ago", path=path)
+        with Shard(temporary) as shard:
             # A mistake of the disk and one of the caller are both found before anybody can read
             # the shard.
             problem = next(shard.problems(), None) if check_pixels else None
@@ -119,6 +122,16 @@ def write_shard(
                     problem.what, path=path, expected=problem.expected, got=problem.got
                 )
             return shard.entry(digest, name=path.name)
+
+
+def _reads_back(path: Path, data: bytes) -> bool:
+    """Whether a file holds these bytes; comparing them costs a quarter of hashing them again."""
+    with open(path, "rb") as file:
+        for start in range(0, len(data), _COMPARED_BYTES):
+            part = data[start : start + _COMPARED_BYTES]
+            if file.read(len(part)) != part:
+                return False
+        return not file.read(1)
 
 
 def shard_entry(path: Path) -> ShardEntry:
@@ -139,10 +152,14 @@ class Shard:
     Args:
         path: the file; a link is refused, because a set lies in its own folder.
         expected_sha256: digest to check the whole file against when it is first opened.
+        refused: what a process of its own had against the file; it is then not parsed here.
     """
 
-    def __init__(self, path: Path, *, expected_sha256: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, expected_sha256: str | None = None, refused: SetError | None = None
+    ) -> None:
         self._file = ShardFile(path, expected_sha256=expected_sha256)
+        self._refused = refused
         self._index: ShardIndex | None = None
 
     def __enter__(self) -> Shard:
@@ -168,7 +185,10 @@ class Shard:
     def index(self) -> ShardIndex:
         """Everything but the pixels. Raises SetError where the file is not a valid shard."""
         if self._index is None:
-            index = read_index(self.path, self._file.file_bytes, self._file.read_at)
+            file_bytes = self._file.file_bytes  # opens it: another digest is named first
+            if self._refused is not None:
+                raise self._refused
+            index = read_index(self.path, file_bytes, self._file.read_at)
             self._file.check_unchanged()
             self._index = index
         return self._index

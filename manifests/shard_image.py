@@ -160,7 +160,7 @@ def _write_rows(
     )
     rest = (0,) * len(row_shape)
     for index, row in enumerate(rows):
-        data = np.ascontiguousarray(row).tobytes()
+        data = np.ascontiguousarray(row)
         if deflate:
             data = zlib.compress(data, _MASK_DEFLATE_LEVEL)
         dataset.id.write_direct_chunk((index, *rest), data)

@@ -60,7 +60,15 @@ def read_index(path: Path, file_bytes: int, read_at: ReadAt) -> ShardIndex:
         raise SetError(
             error.what, path=path, expected=error.expected, got=error.got, hint=error.hint
         ) from None
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         # Everything h5py makes of damaged bytes: it names no reason a user could act on.
         raise SetError(
             f"is truncated, damaged or not a shard ({' '.join(str(error).split())[:160]})",

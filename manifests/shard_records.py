@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,6 +26,32 @@ COUNT_LIMIT = 65535  # of 16-bit fields: repeat, rejections
 CONTENT_TITLE = "cutswap content 1"
 SALIENCY_TITLE = "cutswap saliency 1"
 _POLICY = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+# Control characters, line and paragraph separators, and what turns the direction of text.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+class NormalValues(Protocol):
+    """What a normal is besides its pixels."""
+
+    digest: str
+    source: str
+    file_sha256: str
+    canvas_box: Box
+
+
+class NegativeValues(Protocol):
+    """What a negative is besides its pixels; its edits are read only where their digest is asked
+    for."""
+
+    normal: int
+    policy: str
+    level: int
+    repeat: int
+    anchors: Any
+    edits: Any
+    fallback: int
+    rejections: int
+    digest: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +115,7 @@ def negative_digest(image: np.ndarray, mask: np.ndarray) -> str:
         image: (H, W, 3) uint8.
         mask: (H, W) bool.
     """
-    return painted_digest(image, mask.astype(np.uint8) * np.uint8(255))
+    return painted_digest(image, mask.view(np.uint8) * np.uint8(255))
 
 
 def painted_digest(image: np.ndarray, painted: np.ndarray) -> str:
@@ -102,8 +129,16 @@ def normal_line(digest: str, source: str, file_sha256: str, canvas_box: Sequence
     return dump_json(["normal", digest, source, file_sha256, box])
 
 
-def negative_line(normal_digest: str, record: NegativeRecord) -> bytes:
-    """One negative's line in the content digest. Pixels count through `record.digest` alone."""
+def negative_line(
+    normal_digest: str, record: NegativeValues, *, edits_digest: str | None = None
+) -> bytes:
+    """One negative's line in the content digest. Pixels count through `record.digest` alone.
+
+    Args:
+        normal_digest: of its normal.
+        record: the negative.
+        edits_digest: SHA-256 of its canonical edits, from a caller who has it already.
+    """
     return dump_json(
         [
             "negative",
@@ -112,7 +147,7 @@ def negative_line(normal_digest: str, record: NegativeRecord) -> bytes:
             int(record.level),
             int(record.repeat),
             np.asarray(record.anchors).tolist(),
-            bytes_digest(canonical(record.edits)),
+            edits_digest or bytes_digest(canonical(record.edits)),
             int(record.fallback),
             int(record.rejections),
             record.digest,
@@ -161,7 +196,8 @@ def check_source(source: str) -> None:
     """Refuse a source path that could lead out of a folder or garble a report.
 
     Raises:
-        SetError: empty, absolute, with `..`, with control characters, or too long.
+        SetError: empty, absolute, with `..`, not in its shortest form, with control characters or
+            with such that turn the direction of text, or too long.
     """
     try:
         encoded = source.encode("utf-8")
@@ -169,11 +205,12 @@ def check_source(source: str) -> None:
         raise SetError("source path is not Unicode text", got=ascii(source)[:120]) from None
     path = PurePosixPath(source)
     if (
-        not source
+        not path.parts
+        or str(path) != source  # `a//b`, `./a` and `a/` are second names of one file
         or len(encoded) > MAX_SOURCE_BYTES
         or path.is_absolute()
         or ".." in path.parts
-        or any(ord(letter) < 32 or ord(letter) == 127 for letter in source)
+        or _UNSEEN.search(source)
     ):
         raise SetError("source is not a plain relative path", got=ascii(source)[:120])
 
@@ -221,14 +258,38 @@ def donors_of(edits: Iterable[Edit]) -> set[str]:
     return {edit.donor for edit in edits if isinstance(edit, Blend)}
 
 
-def _check_normal(row: NormalRecord, first: NormalRecord, height: int, width: int) -> None:
-    _require_array(row.image, np.uint8, (height, width, 3), "normal image")
+def check_normal_values(row: NormalValues, height: int, width: int) -> None:
+    """Make sure that what a normal is besides its pixels fits a canvas of that size.
+
+    Raises:
+        SetError: a malformed digest or source, or a canvas box that leaves the canvas.
+    """
     _require(is_digest(row.digest), "normal digest is malformed", row.digest)
     _require(is_digest(row.file_sha256), "file_sha256 is malformed", row.file_sha256)
     check_source(row.source)
     y, x, h, w = row.canvas_box
     is_inside = y >= 0 and x >= 0 and h > 0 and w > 0 and y + h <= height and x + w <= width
     _require(is_inside, "canvas box lies outside the image", row.canvas_box)
+
+
+def check_negative_values(row: NegativeValues, n_normals: int) -> None:
+    """Make sure that what a negative is besides anchors, edits and pixels is in range.
+
+    Raises:
+        SetError: it is of none of the `n_normals`, or a value is malformed or out of range.
+    """
+    _require(0 <= row.normal < n_normals, "negative of no normal", row.normal)
+    _require(is_policy_name(row.policy), "policy name is malformed", row.policy)
+    _require(-1 <= row.level <= LEVEL_LIMIT, "level is out of range", row.level)
+    _require(0 <= row.repeat <= COUNT_LIMIT, "repeat is out of range", row.repeat)
+    _require(0 <= row.rejections <= COUNT_LIMIT, "rejections are out of range", row.rejections)
+    _require(0 <= row.fallback < len(FALLBACKS), "fallback is unknown", row.fallback)
+    _require(is_digest(row.digest), "negative digest is malformed", row.digest)
+
+
+def _check_normal(row: NormalRecord, first: NormalRecord, height: int, width: int) -> None:
+    _require_array(row.image, np.uint8, (height, width, 3), "normal image")
+    check_normal_values(row, height, width)
     levels = row.saliency.keys()
     _require(
         levels == first.saliency.keys() == row.centres.keys(),
@@ -248,14 +309,8 @@ def _check_normal(row: NormalRecord, first: NormalRecord, height: int, width: in
 
 
 def _check_negative(row: NegativeRecord, n_normals: int, height: int, width: int) -> None:
-    _require(0 <= row.normal < n_normals, "negative of no normal", row.normal)
-    _require(is_policy_name(row.policy), "policy name is malformed", row.policy)
-    _require(-1 <= row.level <= LEVEL_LIMIT, "level is out of range", row.level)
-    _require(0 <= row.repeat <= COUNT_LIMIT, "repeat is out of range", row.repeat)
-    _require(0 <= row.rejections <= COUNT_LIMIT, "rejections are out of range", row.rejections)
-    _require(0 <= row.fallback < len(FALLBACKS), "fallback is unknown", row.fallback)
+    check_negative_values(row, n_normals)
     _require_array(row.anchors, np.int32, (2, 4), "anchors")
-    _require(is_digest(row.digest), "negative digest is malformed", row.digest)
     if row.image is not None:
         _require_array(row.image, np.uint8, (height, width, 3), "negative image")
     if row.mask is not None:

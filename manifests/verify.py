@@ -7,6 +7,7 @@ from pathlib import Path
 
 from manifests.digest import bytes_digest
 from manifests.errors import DigestError, SetError
+from manifests.probe import familiarise
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
     MANIFEST_NAME,
@@ -52,11 +53,17 @@ def verify_set(
         for extra in sorted(folder.glob("shard-*.h5"))
         if extra.name not in named
     ]
+    try:
+        refused = familiarise(folder, [entry.name for entry in manifest.shards])
+    except SetError as error:  # no process to try them in, so they are not parsed at all
+        return [*problems, error]
     summary = _Summary(manifest, folder)
     for number, entry in enumerate(manifest.shards):
         file = folder / entry.name
         if file.is_file() and not file.is_symlink():  # else it has been named as missing
-            problems += _shard_problems(file, manifest, number, summary, quick=quick)
+            problems += _shard_problems(
+                file, manifest, number, summary, quick=quick, refused=refused.get(file)
+            )
         else:
             summary.is_complete = False
         if progress is not None:
@@ -99,10 +106,16 @@ def _manifest_problems(folder: Path, expect: str | None) -> tuple[list[SetError]
 
 
 def _shard_problems(
-    path: Path, manifest: Manifest, number: int, summary: _Summary, *, quick: bool
+    path: Path,
+    manifest: Manifest,
+    number: int,
+    summary: _Summary,
+    *,
+    quick: bool,
+    refused: SetError | None,
 ) -> Iterator[SetError]:
     entry = manifest.shards[number]
-    with Shard(path) as shard:
+    with Shard(path, refused=refused) as shard:
         try:
             if not quick:
                 got = shard.file_sha256()

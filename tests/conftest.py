@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,18 @@ TILES_LIST = REPO.parent / "shared" / "data" / "mtd_train_filenames.txt"
 
 # Small enough for seconds, large enough that a scar still fits.
 IMAGE_SIZE = "96x80"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What the tests cache is theirs alone, and so are the sets that they take for familiar."""
+    before = os.environ.get("CUTSWAP_CACHE")
+    os.environ["CUTSWAP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["CUTSWAP_CACHE"]
+    else:
+        os.environ["CUTSWAP_CACHE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 
 from detector.config import DETECTOR_OPTIONS
 from detector.detectors import CONFIGS, DETECTORS, Detector, GaussianConfig, PatchCoreConfig
+from detector.model_record import STATE_FILES
 from manifests.errors import ModelError
 from reference.small_networks import (
     BOXES,
@@ -50,9 +51,15 @@ def test_every_detector_has_a_case_a_config_and_options():
     assert set(DETECTORS) == set(CONFIGS) == set(CASES) == set(DETECTOR_OPTIONS)
     for name, config in CASES.items():
         assert type(config) is CONFIGS[name]
-    files = [kind.state_file for kind in DETECTORS.values()]
+    assert set(STATE_FILES) == set(DETECTORS)
+    files = list(STATE_FILES.values())
     assert len(set(files)) == len(files)
     assert all(file.endswith(".safetensors") for file in files)
+
+
+def test_no_detector_keeps_pixels(name):
+    """Features are not pixels; a detector that keeps images must say so, and `fit` then warns."""
+    assert DETECTORS[name].holds_pixels is False
 
 
 def test_shapes_dtypes_and_finite_values(name):

@@ -173,6 +173,29 @@ def test_mvtec_ad_is_recognised_by_name_and_defects(tmp_path: Path) -> None:
     assert (other.licence, other.attribution) == ("", "")
 
 
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_visa_is_recognised_and_read_as_its_authors_convert_it(tmp_path: Path, suffix) -> None:
+    """Masks are called like their images there; other converters call them as MVTec AD does."""
+    root = tree(
+        tmp_path / "pcb3", "train/good/0001.JPG", "test/good/0002.JPG", "test/bad/003.JPG",
+        f"ground_truth/bad/003{suffix}.png",
+    )  # fmt: skip
+    found = one(root)
+    assert found.licence == "CC BY 4.0" and "Zou" in found.attribution
+    assert found.test[0].mask == root / f"ground_truth/bad/003{suffix}.png"
+
+
+def test_what_is_not_visa_is_not_read_as_visa(tmp_path: Path) -> None:
+    train_only = one(tree(tmp_path / "a" / "candle", "train/good/0.png"))
+    assert train_only.licence == "CC BY 4.0"
+    own = one(tree(mvtec(tmp_path / "b" / "candle", "bad"), "test/crack/0.png"))
+    assert (own.licence, own.attribution) == ("", "")
+    plain = tree(tmp_path / "c" / "gear", "train/good/0.png", "test/bad/0.png")
+    tree(plain, "ground_truth/bad/0.png")
+    with pytest.raises(DataError, match="1 of 1 images of the defect 'bad' have no mask"):
+        open_data(plain)
+
+
 # --- mtd ------------------------------------------------------------------------------------------
 
 

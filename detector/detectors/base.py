@@ -35,13 +35,14 @@ class Scores:
 class Detector(Protocol):
     """A method that learns what normal images look like and scores others.
 
-    A row in `DETECTORS` and one in the shared tests make it available.
+    A row in `DETECTORS`, one in `model_record.STATE_FILES` and one in the shared tests make it
+    available.
     """
 
     needs: ClassVar[frozenset[str]]
     """What the negative set must hold beyond normal images: any of "mask", "saliency"."""
-    state_file: ClassVar[str]
-    """Where a model folder keeps `state`."""
+    holds_pixels: ClassVar[bool]
+    """Whether `state` holds pixels of training images, so that their licence binds the model."""
     progress_unit: ClassVar[str]
     """What `fit` counts, in the plural."""
 

@@ -87,7 +87,7 @@ class GaussianDetector:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    state_file: ClassVar[str] = "gaussian.safetensors"
+    holds_pixels: ClassVar[bool] = False
     progress_unit: ClassVar[str] = "images"
 
     def __init__(

@@ -82,7 +82,7 @@ class PatchCore:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    state_file: ClassVar[str] = "bank.safetensors"
+    holds_pixels: ClassVar[bool] = False
     progress_unit: ClassVar[str] = "patches"
 
     def __init__(

@@ -1,0 +1,86 @@
+"""A model's folder: where models lie, and its two small files as untrusted bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+from manifests.digest import bytes_digest
+from manifests.errors import ModelError
+
+MODEL = "model.json"
+MODEL_DIGEST = "model.sha256"
+MAX_JSON_BYTES = 64 << 20
+
+
+def find_models(path: str | PathLike[str]) -> list[Path]:
+    """A model folder itself, or the model folders right below a root. Raises ModelError."""
+    path = Path(path)
+    if (path / MODEL).is_file():
+        return [path]
+    if not path.is_dir():
+        raise ModelError(
+            "no such folder", path=path, hint="give the folder that cutswap-det fit wrote"
+        )
+    found = sorted(child.parent for child in path.glob(f"*/{MODEL}"))
+    if not found:
+        raise ModelError(
+            "no model here",
+            path=path,
+            expected=f"{MODEL} in it or in its subfolders",
+            hint="run cutswap-det fit",
+        )
+    return found
+
+
+def read_record_bytes(folder: Path) -> bytes:
+    """The bytes of `model.json`. Raises ModelError: missing, not a plain file, too large."""
+    try:
+        return _read_bounded(folder / MODEL, MAX_JSON_BYTES)
+    except FileNotFoundError:
+        raise ModelError(
+            f"no model here: {MODEL} is missing",
+            path=folder,
+            hint="run cutswap-det fit, or let it finish",
+        ) from None
+
+
+def digest_problems(folder: Path, data: bytes) -> Iterator[ModelError]:
+    """Where `model.sha256` is missing, malformed, or names another `model.json` than `data`."""
+    path = folder / MODEL_DIGEST
+    try:
+        line = _read_bounded(path, 1024)
+    except FileNotFoundError:
+        yield ModelError("is missing", path=path, hint="fit again, or copy the whole folder")
+        return
+    except ModelError as error:
+        yield error
+        return
+    found = re.fullmatch(rb"([0-9a-f]{64}) [ *]model\.json\r?\n", line)
+    if found is None:
+        yield ModelError("is malformed", path=path, expected=f"'<sha256>  {MODEL}'")
+    elif (recorded := found[1].decode("ascii")) != (got := bytes_digest(data)):
+        yield ModelError(
+            f"is damaged: it is not the one {MODEL_DIGEST} names",
+            path=folder / MODEL,
+            expected=recorded,
+            got=got,
+            hint="fit again, or copy it again",
+        )
+
+
+def _read_bounded(path: Path, max_bytes: int) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        if not path.exists() and not path.is_symlink():
+            raise FileNotFoundError(path)
+        raise ModelError("is not a plain file", path=path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error.strerror or error})", path=path) from error
+    if len(data) > max_bytes:
+        raise ModelError("is too large", path=path, expected=f"at most {max_bytes} bytes")
+    return data

@@ -1,0 +1,277 @@
+"""`model.json`: what a model folder holds and what it was made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from detector.config import FitConfig
+from detector.model_folder import (
+    MAX_JSON_BYTES,
+    MODEL,
+    MODEL_DIGEST,
+    digest_problems,
+    read_record_bytes,
+)
+from detector.threshold import Threshold
+from manifests.atomic import write_atomic
+from manifests.digest import bytes_digest
+from manifests.errors import CutswapError, ModelError, SetError
+from manifests.geometry import Geometry
+from manifests.shard_entry import is_count, is_digest, is_text_table
+from manifests.strict_json import dump_json, load_json
+
+MODEL_VERSION = 3
+EXTRACTOR = "extractor.safetensors"
+UNTUNED = "untuned.safetensors"
+
+# Where a model folder keeps what the detector learned.
+STATE_FILES: dict[str, str] = {
+    "patchcore": "bank.safetensors",
+    "gaussian": "gaussian.safetensors",
+}
+TENSOR_FILES = (EXTRACTOR, UNTUNED, *STATE_FILES.values())
+
+_FIELDS = {
+    "attribution", "category", "config", "files", "geometry", "holds_pixels", "image_threshold",
+    "initial_digest", "licence", "model_version", "network_digest", "pixel_threshold",
+    "set_digest", "training_files", "versions",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Everything a model says about itself; `model.json` is exactly this and its version.
+
+    Attributes:
+        network_digest, initial_digest: of the extractor's weights, after and before training.
+        set_digest: of the negative set it was fitted on.
+        image_threshold, pixel_threshold: on raw scores; a score above it means "defect".
+        training_files: SHA-256 of every training file, which `eval` leaves out.
+        holds_pixels: whether the tensors hold pixels of training images, so that passing the model
+            on is bound by their licence.
+        files: SHA-256 of every file of tensors, by name.
+    """
+
+    category: str
+    config: FitConfig
+    geometry: Geometry
+    network_digest: str
+    initial_digest: str
+    set_digest: str
+    image_threshold: Threshold
+    pixel_threshold: Threshold
+    training_files: frozenset[str]
+    licence: str
+    attribution: str
+    versions: dict[str, str]
+    holds_pixels: bool
+    files: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """`model.json`: ASCII JSON, sorted keys, indent 1, trailing newline."""
+        plain = {name: getattr(self, name) for name in _FIELDS - {"model_version"}} | {
+            "model_version": MODEL_VERSION,
+            "config": self.config.to_json(),
+            "geometry": self.geometry.to_json(),
+            "image_threshold": self.image_threshold.to_json(),
+            "pixel_threshold": self.pixel_threshold.to_json(),
+            "training_files": sorted(self.training_files),
+        }
+        return dump_json(plain, indent=1)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> ModelRecord:
+        """A record from untrusted JSON of this version.
+
+        Raises:
+            ModelError: a field missing, unknown, of the wrong type or out of range.
+        """
+        odd = sorted(_FIELDS ^ plain.keys())
+        _require(not odd, f"missing or unknown fields {', '.join(odd)[:120]}")
+        _require_detector(plain["config"])
+        try:
+            config = FitConfig.from_json(plain["config"])
+            geometry = Geometry.from_json(plain["geometry"])
+        except CutswapError as error:
+            raise ModelError(f"malformed: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise ModelError(f"malformed: config cannot be read ({str(error)[:120]})") from None
+        _require(_is_a(plain["config"], FitConfig), "config has a value of another type")
+        for name in ("category", "licence", "attribution"):
+            _require(isinstance(plain[name], str), f"{name} is not text")
+        for name in ("network_digest", "initial_digest", "set_digest"):
+            _require(is_digest(plain[name]), f"{name} is not a digest")
+        training = plain["training_files"]
+        _require(
+            isinstance(training, list) and all(map(is_digest, training)),
+            "training_files are not digests",
+        )
+        _require(is_text_table(plain["versions"]), "versions is not a table of text")
+        _require(isinstance(plain["holds_pixels"], bool), "holds_pixels is not true or false")
+        files = plain["files"]
+        _require(is_text_table(files), "files is not a table of digests")
+        _require(all(map(is_digest, files.values())), "files is not a table of digests")
+        wanted = file_names(config)
+        _require(
+            files.keys() == wanted,
+            f"files are not {', '.join(sorted(wanted))} but {', '.join(sorted(files))[:120]}",
+        )
+        return cls(
+            category=plain["category"],
+            config=config,
+            geometry=geometry,
+            network_digest=plain["network_digest"],
+            initial_digest=plain["initial_digest"],
+            set_digest=plain["set_digest"],
+            image_threshold=_threshold(plain["image_threshold"], "image_threshold"),
+            pixel_threshold=_threshold(plain["pixel_threshold"], "pixel_threshold"),
+            training_files=frozenset(training),
+            licence=plain["licence"],
+            attribution=plain["attribution"],
+            versions=plain["versions"],
+            holds_pixels=plain["holds_pixels"],
+            files=files,
+        )
+
+
+def file_names(config: FitConfig) -> set[str]:
+    """The files of tensors that a model of this config consists of."""
+    names = {EXTRACTOR, STATE_FILES[config.detector]}
+    return names | {UNTUNED} if config.with_untuned else names
+
+
+def write_record(folder: Path, record: ModelRecord) -> str:
+    """Writes `model.sha256` and then, last of all, `model.json`; both atomically.
+
+    Returns:
+        The model digest: SHA-256 of `model.json`, which covers every other file.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        ModelError: the record would not be read back.
+    """
+    try:
+        data = record.to_bytes()
+    except SetError as error:
+        raise ModelError(f"cannot be recorded: {error.what}", path=folder / MODEL) from None
+    parse_record(data, folder / MODEL)
+    digest = bytes_digest(data)
+    write_atomic(folder / MODEL_DIGEST, f"{digest}  {MODEL}\n".encode("ascii"))
+    write_atomic(folder / MODEL, data)
+    return digest
+
+
+def read_record(folder: str | PathLike[str]) -> tuple[ModelRecord, str]:
+    """The record of a model folder, checked against `model.sha256`, and the model digest.
+
+    Raises:
+        ModelError: missing, damaged, of another version, or malformed.
+    """
+    folder = Path(folder)
+    data = read_record_bytes(folder)
+    plain = _load(data, folder / MODEL)
+    # First, because models of other versions have other files.
+    _check_version(plain, folder / MODEL)
+    for problem in digest_problems(folder, data):
+        raise problem
+    return parse_record(data, folder / MODEL), bytes_digest(data)
+
+
+def parse_record(data: bytes, path: Path) -> ModelRecord:
+    """A record from untrusted bytes.
+
+    Raises:
+        ModelError: not canonical JSON, of another version, or malformed.
+    """
+    plain = _load(data, path)
+    _check_version(plain, path)
+    try:
+        record = ModelRecord.from_json(plain)
+        _require(record.to_bytes() == data, "not in the canonical form")
+    except (ModelError, SetError) as error:
+        raise ModelError(
+            error.what,
+            path=path,
+            expected=error.expected,
+            got=error.got,
+            hint=error.hint or "fit again",
+        ) from None
+    return record
+
+
+def _load(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        plain = load_json(data, max_bytes=MAX_JSON_BYTES, path=path)
+    except SetError as error:
+        raise ModelError(error.what, path=path, expected=error.expected, got=error.got) from None
+    if not isinstance(plain, dict):
+        raise ModelError("malformed: not a JSON object", path=path, hint="fit again")
+    return plain
+
+
+def _check_version(plain: Mapping[str, Any], path: Path) -> None:
+    version = plain.get("model_version")
+    if version != MODEL_VERSION or isinstance(version, bool):
+        raise ModelError(
+            "written by another version of cutswap",
+            path=path,
+            expected=f"model version {MODEL_VERSION}",
+            got=repr(version)[:40],
+            hint="fit again, or install the version that wrote it",
+        )
+
+
+def _require_detector(config: object) -> None:
+    name = config.get("detector") if isinstance(config, dict) else None
+    if not isinstance(name, str) or name not in STATE_FILES:
+        raise ModelError(
+            "of an unknown detector",
+            expected=", ".join(STATE_FILES),
+            got=repr(name)[:40],
+            hint="install the version that wrote it",
+        )
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a JSON value can stand for a config's annotated type; whole numbers are floats too.
+
+    A config checks ranges, not types: a batch of 8.0 would only be noticed while scoring.
+    """
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return isinstance(value, dict) and all(
+            name in value and _is_a(value[name], hint) for name, hint in hints.items()
+        )
+    inside = get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_is_a(item, inside[0]) for item in value)
+    if inside:  # X | None
+        return any(_is_a(value, one) for one in inside)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _threshold(plain: object, name: str) -> Threshold:
+    try:
+        threshold = Threshold(**plain)  # type: ignore[arg-type]
+    except TypeError:
+        raise ModelError(f"malformed: {name} lacks a field or has another") from None
+    values = asdict(threshold)
+    n = values.pop("n")
+    _require(is_count(n) and n > 0, f"{name} has no number of images")
+    numbers = all(isinstance(value, float) and math.isfinite(value) for value in values.values())
+    _require(numbers, f"{name} is not made of numbers")
+    for rate in (threshold.target_rate, threshold.achievable_rate):
+        _require(0 < rate < 1, f"{name} has a rate outside 0 to 1")
+    return threshold
+
+
+def _require(is_met: bool, what: str) -> None:
+    if not is_met:
+        raise ModelError(f"malformed: {what}")

@@ -1,0 +1,93 @@
+"""Whether a model is whole and unchanged: all problems, not only the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+from detector.model_folder import MODEL, digest_problems, read_record_bytes
+from detector.model_record import ModelRecord, parse_record
+from manifests.digest import bytes_digest, file_digest
+from manifests.errors import ModelError
+
+
+def verify_model(folder: str | PathLike[str], *, expect: str | None = None) -> list[ModelError]:
+    """All problems of a model folder; an empty list means it is as `fit` wrote it.
+
+    Completeness comes first, then the digests. A damaged model never raises. The log
+    `training.csv` holds durations and belongs to no digest.
+
+    Args:
+        folder: the model's folder.
+        expect: the model digest it must have, as its maker published it.
+
+    Source: ours.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return [ModelError("there is no such folder", path=folder)]
+    try:
+        data = read_record_bytes(folder)
+    except ModelError as error:
+        return [error]
+    problems = list(digest_problems(folder, data))
+    digest = bytes_digest(data)
+    if expect is not None and expect.strip().lower() != digest:
+        problems.append(
+            ModelError(
+                "is another model than expected", path=folder / MODEL, expected=expect, got=digest
+            )
+        )
+    try:
+        record = parse_record(data, folder / MODEL)
+    except ModelError as error:
+        return [*problems, error]
+    return [*problems, *extra_files(folder, record), *file_problems(folder, record)]
+
+
+def file_problems(folder: Path, record: ModelRecord) -> Iterator[ModelError]:
+    """Files of the record that are missing, then those that are not the recorded ones."""
+    is_there = {
+        name: (folder / name).is_file() and not (folder / name).is_symlink()
+        for name in sorted(record.files)
+    }
+    for name in is_there:
+        if not is_there[name]:
+            yield ModelError("is missing", path=folder / name, hint="fit again, or copy it again")
+    for name in is_there:
+        if is_there[name]:
+            yield from _damage(folder / name, record.files[name])
+
+
+def extra_files(folder: Path, record: ModelRecord) -> Iterator[ModelError]:
+    """Files of tensors in the folder that the record does not name."""
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name not in record.files:
+            yield ModelError(
+                f"is not in {MODEL}", path=path, hint="move it out of the model's folder"
+            )
+
+
+def _damage(path: Path, recorded: str) -> Iterator[ModelError]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        got = file_digest(path)
+    except OSError as error:
+        yield ModelError(f"cannot be read ({error.strerror or error})", path=path)
+        return
+    if got != recorded:
+        yield ModelError(
+            "is damaged: its digest is not the recorded one",
+            path=path,
+            expected=recorded,
+            got=got,
+            hint="fit again, or copy it again",
+        )
+        return
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        yield ModelError(f"is not a safetensors file ({str(error)[:120]})", path=path)

@@ -1,0 +1,112 @@
+"""Recipes and replays put into words for the terminal, and into JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manifests.durations import duration
+from manifests.recipe import Recipe, RecipeSummary
+
+if TYPE_CHECKING:
+    from generator.replay import ReplaySummary
+
+
+def describe_export(path: Path, summary: RecipeSummary) -> list[str]:
+    """What was exported, line by line."""
+    return [
+        f"{path}: {summary.n_normals} images, {summary.n_negatives} negatives, "
+        f"{_sizes(summary.file_bytes, summary.n_normals)}",
+        f"  set digest {summary.set_digest}",
+    ]
+
+
+def export_json(path: Path, summary: RecipeSummary) -> dict:
+    """What was exported, as plain JSON types."""
+    return {
+        "file": str(path),
+        "bytes": summary.file_bytes,
+        "text_bytes": summary.text_bytes,
+        "images": summary.n_normals,
+        "negatives": summary.n_negatives,
+        "digest": summary.set_digest,
+        "content_digest": summary.content_digest,
+    }
+
+
+def describe_recipe(path: Path, recipe: Recipe) -> list[str]:
+    """What is in a recipe, line by line."""
+    manifest, geometry = recipe.manifest, recipe.geometry
+    policies = sorted({row.policy for shard in recipe.shards for row in shard.negatives})
+    rows = [
+        ("set digest", recipe.set_digest),
+        ("content", manifest.content_digest),
+        ("data set", f"{manifest.category} ({manifest.format}; {manifest.split_rule})"),
+        ("licence", manifest.licence or "not stated"),
+        ("images", f"{recipe.n_normals} good, not in the recipe"),
+        ("negatives", f"{recipe.n_negatives} ({', '.join(policies)})"),
+        ("donors", f"{len(recipe.donors)} images travel with the recipe" if recipe.donors else ""),
+        ("geometry", f"{geometry.height}x{geometry.width} {geometry.fit}"),
+        ("recipe", _sizes(path.stat().st_size, recipe.n_normals)),
+        ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))),
+    ]
+    return [str(path)] + [f"  {name:<10} {value}" for name, value in rows if value]
+
+
+def recipe_json(path: Path, recipe: Recipe) -> dict:
+    """A recipe's manifest as plain JSON types, with where it is, its digest and its size."""
+    plain = json.loads(recipe.manifest.to_bytes())
+    own = {"file": str(path), "digest": recipe.set_digest, "bytes": path.stat().st_size}
+    return own | {"donors": sorted(recipe.donors)} | plain
+
+
+def describe_replay(summary: ReplaySummary) -> list[str]:
+    """What a replay did, line by line."""
+    counts = summary.manifest.counts
+    if summary.is_unchanged:
+        lines = [f"{summary.folder}: already replayed, nothing to do"]
+    else:
+        rate = summary.fresh_images / max(summary.seconds, 1e-9)
+        resumed = ""
+        if summary.resumed_shards:
+            resumed = f", {summary.resumed_shards} shards taken over from an earlier run"
+        lines = [
+            f"{summary.folder}: {counts['normals']} images, {counts['negatives']} negatives, "
+            f"{summary.disk_bytes / 1e6:.0f} MB in {duration(summary.seconds)} "
+            f"({rate:.1f} images/s{resumed})"
+        ]
+    if summary.moved_images:
+        lines.append(f"  {summary.moved_images} images found elsewhere than recorded")
+    if summary.drifted_images:
+        lines.append(
+            f"  {summary.drifted_images} images have other pixels here than recorded: this is "
+            "another set, with a content digest of its own"
+        )
+    else:
+        lines.append(f"  content {summary.manifest.content_digest}, as in the original")
+    lines += [f"  saliency: {summary.manifest.saliency}", f"  set digest {summary.set_digest}"]
+    return lines
+
+
+def replay_json(summary: ReplaySummary) -> dict:
+    """What a replay did, as plain JSON types."""
+    return {
+        "folder": str(summary.folder),
+        "digest": summary.set_digest,
+        "content_digest": summary.manifest.content_digest,
+        "replay_of": summary.recipe_digest,
+        "saliency": summary.manifest.saliency,
+        "is_unchanged": summary.is_unchanged,
+        "seconds": round(summary.seconds, 3),
+        "fresh_images": summary.fresh_images,
+        "resumed_shards": summary.resumed_shards,
+        "disk_bytes": summary.disk_bytes,
+        "moved_images": summary.moved_images,
+        "drifted_images": summary.drifted_images,
+        "counts": dict(summary.manifest.counts),
+    }
+
+
+def _sizes(file_bytes: int, n_normals: int) -> str:
+    return f"{file_bytes / 1024:.1f} KB, {file_bytes / 1024 / max(n_normals, 1):.2f} KB per image"

@@ -1,0 +1,251 @@
+"""Commands of `cutswap-gen` that carry sets from one person to another: recipes and URLs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from manifests import command_line as common
+from manifests.errors import ConfigError
+
+
+@click.command("export-recipe")
+@click.argument("path", metavar="SET", type=common.LocationType())
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Recipe file; of several sets, or in a folder that is there: FOLDER/CATEGORY.recipe.",
+)
+@common.category_option
+@click.option(
+    "--with-donors",
+    is_flag=True,
+    help="Let donor images travel that are no normals of the set (their pixels go with them).",
+)
+@common.json_option
+@common.domain_errors
+def export_recipe(path, output: Path, categories, with_donors: bool, as_json: bool) -> None:
+    """Write the recipe of SET: all of it but the pixels, about one KB per image.
+
+    Whoever has the same images renders the set from it, bit for bit (cutswap-gen replay).
+    """
+    from generator.describe_recipe import describe_export, export_json
+    from manifests.negative_set import NegativeSet
+    from manifests.recipe import write_recipe
+
+    folders = common.sets_at(path, categories)
+    is_folder = output.is_dir() or len(folders) > 1
+    if len(folders) > 1 and (output.is_file() or output.suffix == ".recipe"):
+        raise ConfigError(
+            "one file holds the recipe of one set",
+            path=output,
+            got=f"{len(folders)} sets",
+            hint="pass --category, or a folder as -o",
+        )
+    if is_folder:
+        output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for folder in folders:
+        with NegativeSet.open(folder) as negative_set:
+            name = f"{negative_set.manifest.category}.recipe"
+            target = output / name if is_folder else output
+            summary = write_recipe(target, negative_set, with_donors=with_donors)
+        written.append((target, summary))
+        if not as_json:
+            common.say(describe_export(target, summary))
+    if as_json:
+        click.echo(json.dumps([export_json(*row) for row in written], indent=1))
+
+
+@click.command()
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The images: a category's folder, or the data set that holds it.",
+)
+@common.out_option("Folder for the sets, one subfolder per category.", required=True)
+@click.option(
+    "--store",
+    type=click.Choice(["pixels", "anchors"]),
+    help="Write the negatives' pixels, or have them rendered on reading.  [default: as recorded]",
+)
+@click.option(
+    "--allow-drift",
+    is_flag=True,
+    help="Where images decode to other pixels here, make a set of these, with its own digest.",
+)
+@click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
+@common.jobs_option
+@common.megapixel_option
+@common.overwrite_option
+@common.json_option
+@common.quiet_option
+@common.domain_errors
+def replay(files: tuple[Path, ...], **options) -> None:
+    """Render the sets of recipe FILEs from your own images, bit for bit.
+
+    No network is used and no saliency computed. Images are known by their SHA-256, also where they
+    were moved or renamed. A run that was interrupted goes on where it stopped.
+
+    \b
+    cutswap-gen replay bottle.recipe --data mvtec/ --out shards
+    """
+    from generator.describe_recipe import describe_replay, replay_json
+    from generator.replay import replay_set
+
+    if options["expect"] and len(files) > 1:
+        raise ConfigError(
+            "--expect names one set", got=f"{len(files)} recipes", hint="replay one at a time"
+        )
+    quiet = options["quiet"]
+    summaries = []
+    for file in files:
+        summary = replay_set(
+            file,
+            options["data"],
+            options["out"],
+            store=options["store"],
+            jobs=options["jobs"] or os.cpu_count() or 1,
+            allow_drift=options["allow_drift"],
+            overwrite=options["overwrite"],
+            max_pixels=round(options["max_megapixels"] * 1e6),
+            expect=options["expect"],
+            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+        )
+        summaries.append(summary)
+        if not options["as_json"]:
+            common.say(describe_replay(summary))
+    if options["as_json"]:
+        click.echo(json.dumps([replay_json(summary) for summary in summaries], indent=1))
+
+
+@click.command("dump-recipe")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@common.domain_errors
+def dump_recipe(path: Path) -> None:
+    """Print the text of a recipe: JSON, one row a line."""
+    from manifests import recipe
+
+    for line in recipe.dump_recipe(path):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("path", metavar="SET", type=click.Path(path_type=Path))
+@click.argument("url")
+@common.category_option
+@click.option("--check", is_flag=True, help="Read everything back at the end and compare digests.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Shards sent at the same time.",
+)
+@common.overwrite_option
+@common.json_option
+@common.quiet_option
+@common.domain_errors
+def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quiet) -> None:
+    """Put a negative set behind URL (s3://, file://, whatever fsspec can write).
+
+    The files of SET go directly below URL; those of a root with several sets into one folder per
+    category there. Verified before anything is sent; a run that was interrupted goes on.
+
+    \b
+    cutswap-gen push shards/bottle s3://bucket/sets/bottle
+    cutswap-gen push shards s3://bucket/sets
+    """
+    from manifests.negative_set import find_sets
+    from manifests.remote import is_url, push_set
+    from manifests.url import below
+
+    if not is_url(url):
+        raise ConfigError("is no URL", path=url, hint="write file:///full/path for a folder")
+    summaries = []
+    for folder in common.chosen(find_sets(path), categories, path):
+        summary = push_set(
+            folder,
+            url if folder == path else below(url, folder.name),
+            overwrite=overwrite,
+            check=check,
+            jobs=jobs,
+            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+        )
+        summaries.append(summary)
+        if not as_json:
+            click.echo(
+                f"{summary.url}: {summary.sent_shards} shards sent, "
+                f"{summary.present_shards} were there\n  set digest {summary.set_digest}"
+            )
+    if as_json:
+        click.echo(json.dumps([vars(summary) for summary in summaries], indent=1))
+
+
+@click.command()
+@click.argument("url")
+@common.out_option("Folder for the sets, one subfolder per category.", required=True)
+@common.category_option
+@click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Shards fetched at the same time.",
+)
+@common.overwrite_option
+@common.json_option
+@common.quiet_option
+@common.domain_errors
+def pull(url: str, out: Path, categories, expect, jobs, overwrite, as_json, quiet) -> None:
+    """Fetch a negative set from URL (http://, s3://, hf://, whatever fsspec can read).
+
+    URL is a set's folder, or a folder of several where the server lists them. Every shard is
+    checked before it gets its name; a run that was interrupted goes on where it stopped, and one
+    more run repairs a damaged set.
+
+    \b
+    cutswap-gen pull https://example.org/sets/bottle --out shards --expect 1f0c...
+    """
+    from manifests.remote import find_remote_sets, is_url, pull_set, redacted
+
+    if not is_url(url):
+        raise ConfigError("is no URL", path=url, hint="write file:///full/path for a folder")
+    urls = find_remote_sets(url)
+    if categories:
+        named = {one.split("?")[0].rstrip("/").rsplit("/", 1)[-1]: one for one in urls}
+        folders = common.chosen([Path(name) for name in named], categories, redacted(url))
+        urls = [named[folder.name] for folder in folders]
+    if expect and len(urls) > 1:
+        raise ConfigError(
+            "--expect names one set",
+            path=redacted(url),
+            got=f"{len(urls)} sets",
+            hint="use --category",
+        )
+    pulled = []
+    for one in urls:
+        folder, digest = pull_set(
+            one,
+            out,
+            expect=expect,
+            jobs=jobs,
+            overwrite=overwrite,
+            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+        )
+        pulled.append({"folder": str(folder), "set_digest": digest})
+        if not as_json:
+            click.echo(f"{folder}: whole and unchanged\n  set digest {digest}")
+    if as_json:
+        click.echo(json.dumps(pulled, indent=1))

@@ -1,0 +1,200 @@
+"""A recipe: a negative set without its pixels, to be rendered again from the same images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from manifests.errors import SetError
+from manifests.licence import pixel_warning
+from manifests.recipe_reader import Recipe, RecipeReader, RecipeShard
+from manifests.recipe_rows import (
+    RecipeDonor,
+    RecipeNegative,
+    RecipeNormal,
+    donor_line,
+    negative_row,
+    shard_line,
+)
+from manifests.recipe_text import RecipeFile, write_lines
+from manifests.schema import Manifest
+from manifests.shard import Shard
+from manifests.shard_records import normal_line
+from manifests.strict_json import dump_json
+
+if TYPE_CHECKING:
+    from manifests.negative_set import NegativeSet
+
+__all__ = [
+    "Recipe",
+    "RecipeDonor",
+    "RecipeNegative",
+    "RecipeNormal",
+    "RecipeShard",
+    "RecipeSummary",
+    "dump_recipe",
+    "read_recipe",
+    "recipe_problems",
+    "write_recipe",
+]
+
+
+@dataclass(frozen=True)
+class RecipeSummary:
+    """What was written.
+
+    Attributes:
+        file_bytes: of the recipe file.
+        text_bytes: of the text it unfolds to.
+        set_digest, content_digest: of the set it was made from.
+    """
+
+    file_bytes: int
+    text_bytes: int
+    n_normals: int
+    n_negatives: int
+    set_digest: str
+    content_digest: str
+
+
+def write_recipe(
+    path: Path, negative_set: NegativeSet, *, with_donors: bool = False
+) -> RecipeSummary:
+    """Write the recipe of a set, and read it back before it gets its name.
+
+    Args:
+        path: the file; an existing one is replaced. The same set gives the same bytes, with the
+            same zlib library.
+        negative_set: an open set. Its pixels are not read, but those of donors.
+        with_donors: let donor images travel that are no normals of the set, which the recipient
+            therefore cannot have. It warns where the images' licence has a say in that.
+
+    Raises:
+        SetError: a damaged set; donors that would have to travel; or more than a recipe holds.
+        OutputError: the file cannot be written. Nothing is left behind.
+    """
+    path, manifest = Path(path), negative_set.manifest
+    files = [negative_set.path / entry.name for entry in manifest.shards]
+    travelling = _travelling_donors(files)
+    if travelling and not with_donors:
+        raise SetError(
+            f"{len(travelling)} donor images are no normals of the set, so their pixels would "
+            "have to travel with the recipe",
+            path=negative_set.path,
+            got=min(travelling),
+            hint="pass --with-donors to let them, or share the set itself",
+        )
+    warning = pixel_warning(manifest.licence, holder="a recipe with donors")
+    if travelling and warning is not None:
+        warnings.warn(warning, stacklevel=2)
+
+    def check(temporary: Path) -> None:
+        problem = next(iter(recipe_problems(temporary, expect=negative_set.digest)), None)
+        if problem is not None:
+            raise type(problem)(
+                f"contradicts itself: {problem.what}",
+                path=negative_set.path,
+                expected=problem.expected,
+                got=problem.got,
+                hint="look at it with cutswap-gen verify",
+            )
+
+    file_bytes, text_bytes = write_lines(path, _lines(manifest, files, travelling), check=check)
+    return RecipeSummary(
+        file_bytes=file_bytes,
+        text_bytes=text_bytes,
+        n_normals=sum(entry.normals for entry in manifest.shards),
+        n_negatives=sum(entry.negatives for entry in manifest.shards),
+        set_digest=negative_set.digest,
+        content_digest=manifest.content_digest,
+    )
+
+
+def read_recipe(path: Path, *, expect: str | None = None) -> Recipe:
+    """A recipe from an untrusted file, checked against the set digest of its own manifest.
+
+    Args:
+        path: the file.
+        expect: the set digest it must have, as its maker published it.
+
+    Raises:
+        SetError: no recipe, newer, malformed, too large, or contradicting itself.
+        DigestError: damaged, of another set than expected, or rows that are not those of the
+            manifest's content digests.
+    """
+    with RecipeFile(path) as file:
+        problem = file.digest_problem()
+        if problem is not None:
+            raise problem
+        reader = RecipeReader(file, expect=expect)
+        recipe = reader.recipe()
+        if reader.problems:
+            raise reader.problems[0]
+        return recipe
+
+
+def recipe_problems(path: Path, *, expect: str | None = None) -> list[SetError]:
+    """All that is wrong with a recipe file; an empty list means it is as it was made.
+
+    A damaged file never raises. Arguments are those of `read_recipe`.
+    """
+    problems: list[SetError] = []
+    try:
+        with RecipeFile(path) as file:
+            damage = file.digest_problem()
+            problems += [] if damage is None else [damage]
+            reader = RecipeReader(file, expect=expect)
+            try:
+                reader.recipe()
+            finally:
+                problems += reader.problems
+    except SetError as error:
+        problems.append(error)
+    return problems
+
+
+def dump_recipe(path: Path) -> Iterator[str]:
+    """The lines of a recipe as text, printable ASCII: JSON, one array a line.
+
+    Raises:
+        SetError: no recipe, newer, or not to be unfolded. Rows are not looked at.
+    """
+    with RecipeFile(path) as file:
+        for line in file.lines():
+            yield line.decode("ascii")
+
+
+def _travelling_donors(files: Iterable[Path]) -> dict[str, Path]:
+    """Donors that are no normals of the set, and a shard that holds each."""
+    normals: set[str] = set()
+    found: dict[str, Path] = {}
+    for file in files:
+        with Shard(file) as shard:
+            normals.update(shard.index.normal_digests)
+            found |= dict.fromkeys(shard.index.donor_digests, file)
+    return {digest: found[digest] for digest in sorted(found.keys() - normals)}
+
+
+def _lines(
+    manifest: Manifest, files: Iterable[Path], donors: Mapping[str, Path]
+) -> Iterator[bytes]:
+    yield dump_json(["manifest", asdict(manifest)])
+    for file in files:
+        yield shard_line(file.name)
+        with Shard(file) as shard:
+            index = shard.index
+            yield from map(
+                normal_line,
+                index.normal_digests,
+                index.sources,
+                index.file_digests,
+                index.canvas_boxes,
+            )
+            for row in range(shard.n_negatives):
+                yield negative_row(shard.record(row))
+    for digest, file in donors.items():
+        with Shard(file) as shard:
+            yield donor_line(shard.donor(digest))

@@ -1,0 +1,11 @@
+"""Text on its way to a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """One line without characters that could steer a terminal, each replaced by `\ufffd`.
+
+    Sets, recipes and models may come from a stranger, and what they say of themselves is printed.
+    """
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

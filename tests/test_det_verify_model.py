@@ -1,0 +1,375 @@
+"""verify_model: an untouched model has no problem, and every kind of damage is in the list."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPO, invoke_det
+from safetensors.numpy import save_file
+
+from detector.config import FitConfig
+from detector.model_record import (
+    MODEL_VERSION,
+    STATE_FILES,
+    ModelRecord,
+    file_names,
+    parse_record,
+    read_record,
+    write_record,
+)
+from detector.threshold import Threshold
+from detector.train_config import TrainConfig
+from detector.verify_model import verify_model
+from manifests.digest import bytes_digest, file_digest
+from manifests.errors import DigestError, ModelError
+from manifests.geometry import Geometry
+from manifests.schema import read_manifest, write_manifest
+from reference.small_sets import write_set
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+THRESHOLD = {"value": 1.0, "n": 9, "target_rate": 0.1, "achievable_rate": 0.1}
+
+
+def write_model(folder: Path, **changes: object) -> str:
+    """A model folder with small tensors in place of a network's; returns its digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = changes.pop("config", FitConfig(train=TrainConfig(updates=0)))
+    for number, name in enumerate(sorted(file_names(config))):
+        rng = np.random.default_rng(number)
+        save_file({"x": rng.random((9, 11), dtype=np.float32)}, folder / name)
+    record = ModelRecord(
+        category="part",
+        config=config,
+        geometry=Geometry(96, 80, "letterbox"),
+        network_digest=A,
+        initial_digest=B,
+        set_digest=C,
+        image_threshold=Threshold(2.5, 9, 0.01, 0.1),
+        pixel_threshold=Threshold(3.5, 9, 0.01, 0.1),
+        training_files=frozenset(bytes_digest(bytes([n])) for n in range(9)),
+        licence="CC BY-NC 4.0",
+        attribution="Ölmühle GmbH",
+        versions={"torch": "2"},
+        holds_pixels=False,
+        files={name: file_digest(folder / name) for name in file_names(config)},
+    )
+    return write_record(folder, replace(record, **changes))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_model(tmp_path / "part")
+    return tmp_path / "part"
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Change `model.json` behind its own back, with a digest that fits."""
+    plain = json.loads((folder / "model.json").read_bytes()) | changes
+    data = (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
+    (folder / "model.json").write_bytes(data)
+    (folder / "model.sha256").write_text(f"{bytes_digest(data)}  model.json\n")
+
+
+def lines(problems) -> str:
+    for problem in problems:
+        assert isinstance(problem, ModelError)
+        assert "\n" not in str(problem) and len(str(problem)) < 700
+    return "\n".join(map(str, problems))
+
+
+def test_an_untouched_model_has_no_problems(folder):
+    digest = file_digest(folder / "model.json")
+    assert verify_model(folder) == []
+    assert verify_model(folder, expect=digest.upper()) == []
+    record, found = read_record(folder)
+    assert found == digest and record.training_files and record.geometry.fit == "letterbox"
+    subprocess.run(["sha256sum", "-c", "--quiet", "model.sha256"], cwd=folder, check=True)
+
+
+def test_the_same_model_has_the_same_digest_and_any_other_another(tmp_path):
+    digest = write_model(tmp_path / "a")
+    assert write_model(tmp_path / "b") == digest
+    assert write_model(tmp_path / "c", licence="") != digest
+    assert write_model(tmp_path / "d", holds_pixels=True) != digest
+
+
+@pytest.mark.parametrize("detector", sorted(STATE_FILES))
+def test_a_model_holds_exactly_its_files(detector, tmp_path):
+    train = TrainConfig(updates=1)
+    with_untuned = detector == "patchcore"
+    config = FitConfig(train=train, detector=detector, with_untuned=with_untuned)
+    write_model(tmp_path / "part", config=config)
+    assert verify_model(tmp_path / "part") == []
+    assert ("untuned.safetensors" in read_record(tmp_path / "part")[0].files) == with_untuned
+
+
+def test_every_flipped_bit_is_found(folder):
+    """Single bits at 400 random places of all files, evenly among them."""
+    rng = np.random.default_rng(1)
+    files = sorted(path for path in folder.iterdir())
+    assert {path.name for path in files} == {
+        "model.json", "model.sha256", "extractor.safetensors", "bank.safetensors",
+    }  # fmt: skip
+    count = 0
+    for path in files:
+        good = path.read_bytes()
+        for place in rng.integers(0, len(good), 100).tolist():
+            data = bytearray(good)
+            data[place] ^= 1 << int(rng.integers(8))
+            path.write_bytes(data)
+            text = lines(verify_model(folder))
+            assert path.name in text, (path.name, place)
+            with pytest.raises(ModelError):
+                read_record(folder)
+                raise verify_model(folder)[0]
+            count += 1
+        path.write_bytes(good)
+    assert count == 400 and verify_model(folder) == []
+
+
+def test_all_problems_are_listed_completeness_first(folder):
+    data = bytearray((folder / "extractor.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "extractor.safetensors").write_bytes(data)
+    (folder / "bank.safetensors").unlink()
+    (folder / "old.safetensors").write_bytes(b"x")
+    problems = verify_model(folder, expect=A)
+    assert [problem.what for problem in problems] == [
+        "is another model than expected", "is not in model.json", "is missing",
+        "is damaged: its digest is not the recorded one",
+    ]  # fmt: skip
+    text = lines(problems)
+    assert "old.safetensors" in text and "bank.safetensors: is missing" in text
+    assert problems[-1].got == file_digest(folder / "extractor.safetensors")
+
+
+def test_missing_cut_and_linked_files(folder, tmp_path):
+    assert "no such folder" in lines(verify_model(tmp_path / "nothing"))
+    shutil.move(folder / "bank.safetensors", tmp_path / "elsewhere")
+    (folder / "bank.safetensors").symlink_to(tmp_path / "elsewhere")
+    assert "bank.safetensors: is missing" in lines(verify_model(folder))
+    line = (folder / "model.sha256").read_bytes()
+    for bad in (b"", line[:-1], line + line, b"0" * 2000, line.replace(b"model", b"modul")):
+        (folder / "model.sha256").write_bytes(bad)
+        assert "model.sha256" in lines(verify_model(folder))
+    (folder / "model.sha256").unlink()
+    assert "model.sha256: is missing" in lines(verify_model(folder))
+    (folder / "model.json").unlink()
+    (folder / "model.json").symlink_to("/dev/zero")
+    assert "model.json: is not a plain file" in lines(verify_model(folder))
+    (folder / "model.json").unlink()
+    assert "no model here" in lines(verify_model(folder))
+
+
+def test_a_file_that_is_no_safetensors_is_found_whatever_its_digest(folder):
+    (folder / "bank.safetensors").write_bytes(b"\xff" * 64)
+    record, _ = read_record(folder)
+    files = record.files | {"bank.safetensors": bytes_digest(b"\xff" * 64)}
+    rewrite(folder, files=files)
+    assert "bank.safetensors: is not a safetensors file" in lines(verify_model(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model_version": 2}, "written by another version of cutswap"),
+        ({"model_version": MODEL_VERSION + 1, "news": 1}, "written by another version"),
+        ({"model_version": True}, "written by another version"),
+        ({"model_version": "3\n\x1b[2J"}, "written by another version"),
+        ({"news": 1}, "missing or unknown fields news"),
+        ({"category": 5}, "category is not text"),
+        ({"set_digest": "A" * 64}, "set_digest is not a digest"),
+        ({"network_digest": None}, "network_digest is not a digest"),
+        ({"training_files": ["x"]}, "training_files are not digests"),
+        ({"training_files": [B, A]}, "not in the canonical form"),
+        ({"training_files": [A, A]}, "not in the canonical form"),
+        ({"versions": {"torch": 2}}, "versions is not a table of text"),
+        ({"holds_pixels": 0}, "holds_pixels is not true or false"),
+        ({"files": {"extractor.safetensors": A}}, "files are not bank.safetensors, extractor"),
+        ({"files": {"extractor.safetensors": A, "../../x": A}}, "files are not"),
+        ({"files": {"extractor.safetensors": A, "bank.safetensors": "x"}}, "table of digests"),
+        ({"geometry": {"height": 1, "width": 80, "fit": "crop"}}, "malformed"),
+        ({"geometry": None}, "malformed geometry"),
+        ({"config": None}, "unknown detector"),
+        ({"config": {"detector": ["x"]}}, "unknown detector"),
+        ({"config": {"detector": "patchcore"}}, "config cannot be read"),
+        ({"image_threshold": {"value": 1.0}}, "image_threshold lacks a field"),
+        ({"image_threshold": 3}, "image_threshold lacks a field"),
+        (
+            {"pixel_threshold": THRESHOLD | {"value": 1}},
+            "pixel_threshold is not made of numbers",
+        ),
+        (
+            {"pixel_threshold": THRESHOLD | {"n": 0}},
+            "pixel_threshold has no number of images",
+        ),
+        (
+            {"pixel_threshold": THRESHOLD | {"achievable_rate": 7.0}},
+            "a rate outside 0 to 1",
+        ),
+    ],
+)
+def test_a_record_that_is_wrong_with_fitting_digests(changes, expected, folder):
+    rewrite(folder, **changes)
+    text = lines(verify_model(folder))
+    assert expected in text and "model.json" in text and text.isprintable()
+    with pytest.raises(ModelError, match=r"model\.json"):
+        read_record(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sigma_px": float("nan")}, {"sigma_px": "4"}, {"stages": 5}, {"stages": [2.0, 3]},
+        {"seed": 1.0}, {"batch": 8.0}, {"batch": True}, {"coreset_max": 7.5}, {"reweight": 1},
+        {"network": None}, {"lr": "high"}, {"updates": 0.0}, {"levels": "4"}, {"nothing": 1},
+    ],
+)  # fmt: skip
+def test_a_config_that_is_wrong_with_fitting_digests(change, folder):
+    config = json.loads((folder / "model.json").read_bytes())["config"]
+    (name,) = change
+    if name in config["train"] and name not in config:
+        change = {"train": config["train"] | change}
+    rewrite(folder, config=config | change)
+    assert "model.json" in lines(verify_model(folder))
+
+
+def test_whole_numbers_serve_as_sizes(tmp_path):
+    write_model(tmp_path / "part", config=FitConfig(sigma_px=5, coreset_max=7))
+    assert verify_model(tmp_path / "part") == []
+    assert read_record(tmp_path / "part")[0].config == FitConfig(sigma_px=5, coreset_max=7)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 99_999, b'{"model_version": 3}', b"1" * 99_999]
+)
+def test_a_file_that_is_no_record(data, folder):
+    (folder / "model.json").write_bytes(data)
+    assert "model.json" in lines(verify_model(folder))
+    with pytest.raises(ModelError, match=r"model\.json"):
+        parse_record(data, folder / "model.json")
+
+
+def test_what_cannot_be_read_back_is_not_written(tmp_path):
+    with pytest.raises(ModelError, match="cannot be recorded"):
+        write_model(tmp_path / "part", image_threshold=Threshold(float("inf"), 9, 0.1, 0.1))
+    with pytest.raises(ModelError, match="files are not"):
+        write_model(tmp_path / "part", files={})
+    assert not list(tmp_path.rglob("model.*"))
+
+
+# The commands
+
+
+def test_inspect_and_verify_from_the_command_line(folder):
+    digest = file_digest(folder / "model.json")
+    text = invoke_det("inspect", folder).stdout
+    for part in (digest, C, "CC BY-NC 4.0", "Ölmühle", "holds none", "patchcore", "96×80 px"):
+        assert part in text
+    (record,) = json.loads(invoke_det("inspect", folder.parent, "--json").stdout)
+    assert record["digest"] == digest and record["set_digest"] == C
+    assert "whole and unchanged" in invoke_det("verify", folder.parent, "--expect", digest).stdout
+    assert json.loads(invoke_det("verify", folder, "--json").stdout) == []
+    result = invoke_det("verify", folder, "--expect", A, "--json", exit_code=1)
+    (problem,) = json.loads(result.stdout)
+    assert problem["got"] == digest and problem["kind"] == "ModelError"
+    assert "1 problem found" in result.stderr and "do not use this model" in result.stderr
+    write_model(folder.parent / "other", category="other")
+    invoke_det("verify", folder.parent, "--expect", digest, exit_code=2)
+    invoke_det("verify", folder.parent, "--expect", digest, "--category", "part")
+    (folder / "bank.safetensors").unlink()
+    result = invoke_det("verify", folder.parent, exit_code=1)
+    assert "bank.safetensors: is missing" in result.stdout and "other: whole" in result.stdout
+
+
+def test_a_strangers_model_cannot_steer_the_terminal(folder):
+    rewrite(folder, licence="\x1b[2Jfree\nreally", attribution="\x9b31m")
+    text = invoke_det("inspect", folder).stdout
+    assert "\x1b" not in text and "\x9b" not in text and "free" in text
+
+
+def test_verifying_needs_no_network_library(folder):
+    code = (
+        "import sys\nfrom detector.cli import main\n"
+        f"for verb in ('inspect', 'verify'): main([verb, {str(folder)!r}], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'timm', 'sklearn') if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+# What fit has to do with it
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory) -> Path:
+    """A small set of images whose licence has terms."""
+    folder = tmp_path_factory.mktemp("sets") / "tiles"
+    manifest, _ = write_set(folder)
+    write_manifest(folder, replace(manifest, licence="CC BY-NC-SA 4.0"))
+    return folder
+
+
+UNTUNED = ("--updates", 0, "--coreset", 0.5, "--quiet")
+
+
+def test_fit_refuses_another_set_than_expected_before_anything(small_set, tmp_path):
+    _, digest = read_manifest(small_set)
+    options = ("fit", small_set, "--out", tmp_path / "m", *UNTUNED)
+    result = invoke_det(*options, "--expect", A, exit_code=1)
+    assert "another set than expected" in result.output and digest in result.output
+    assert not (tmp_path / "m").exists()
+    write_set(small_set.parent / "more", category="more")
+    result = invoke_det("fit", small_set.parent, "--out", tmp_path, "--expect", A, exit_code=2)
+    assert "--expect names one set" in result.output
+    result = invoke_det(*options, "--expect", digest)
+    model_digest = file_digest(tmp_path / "m" / "tiles" / "model.json")
+    assert model_digest in result.stdout
+    assert "export-recipe" not in result.stderr  # features are not pixels
+    result = invoke_det(*options, "--expect", digest, "--json")
+    (summary,) = json.loads(result.stdout)
+    assert summary["model_digest"] == model_digest and summary["is_unchanged"]
+    invoke_det("verify", tmp_path / "m", "--expect", model_digest)
+    invoke_det(*options, "--expect", A, exit_code=1)
+
+
+def test_a_model_that_holds_pixels_inherits_the_warning(small_set, tmp_path, monkeypatch):
+    from detector.detectors import DETECTORS, PatchCore
+
+    class Keeper(PatchCore):
+        """Stands for a detector that keeps training images."""
+
+        holds_pixels = True
+
+    monkeypatch.setitem(DETECTORS, "patchcore", Keeper)
+    result = invoke_det("fit", small_set, "--out", tmp_path / "m", *UNTUNED)
+    assert "warning: " in result.stderr and "non-commercial and share-alike" in result.stderr
+    assert "export-recipe" in result.stderr and str(tmp_path / "m" / "tiles") in result.stderr
+    assert read_record(tmp_path / "m" / "tiles")[0].holds_pixels is True
+    assert "holds pixels of training images" in invoke_det("inspect", tmp_path / "m").stdout
+    with pytest.raises(DigestError):
+        from detector.pipeline import fit_model
+
+        fit_model(small_set, FitConfig(), tmp_path / "m", expect=A)
+
+
+def test_weights_that_are_not_the_recorded_ones_are_refused_whatever_the_digests(
+    small_set, tmp_path
+):
+    from detector.model import load_model
+
+    invoke_det("fit", small_set, "--out", tmp_path, *UNTUNED)
+    folder = tmp_path / "tiles"
+    load_model(folder)
+    rewrite(folder, network_digest=A)
+    with pytest.raises(ModelError, match="other weights than the recorded ones"):
+        load_model(folder)
