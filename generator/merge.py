@@ -106,45 +106,46 @@ def merge_sets(
     )
     # Before the folder is made or touched, so that a refusal leaves nothing behind.
     finished = finished_set(folder, made_from, overwrite=overwrite)
-    if finished is not None:
-        manifest, set_digest = finished
-        resumed, is_unchanged = len(manifest.shards), True
-    else:
+    made = None
+    if finished is None:
         plan = plan_merge(sets, renumber=renumber, drop_saliency=drop_saliency)
         units = plan.units(made_from, shard_images=shard_images, store=store)
         recipe = merged_recipe(
             [rows.manifest.recipe for rows in sets], shard_images=shard_images, store=store
         )
         with writing(folder):
-            label = f"merge {first.category}"
-            made = assemble(
-                units,
-                partial(copy_unit, folder=folder),
-                folder,
-                jobs=jobs,
-                overwrite=overwrite,
-                progress=make_progress(label, "images") if make_progress else None,
-            )
-            manifest = merged_manifest(
-                [rows.manifest for rows in sets],
-                recipe=recipe,
-                entries=made.entries,
-                rows=[row for _, row, _ in plan.negatives],
-                merged=plan.counts,
-                extra_duplicates=plan.other_files,
-                saliency=plan.saliency,
-                made_from=made_from,
-            )
-            set_digest = write_manifest(folder, manifest)
-            mark_familiar(folder)
-        resumed, is_unchanged = len(made.resumed), False
+            # Another run may have finished one since.
+            finished = finished_set(folder, made_from, overwrite=overwrite)
+            if finished is None:
+                label = f"merge {first.category}"
+                made = assemble(
+                    units,
+                    partial(copy_unit, folder=folder),
+                    folder,
+                    jobs=jobs,
+                    overwrite=overwrite,
+                    progress=make_progress(label, "images") if make_progress else None,
+                )
+                manifest = merged_manifest(
+                    [rows.manifest for rows in sets],
+                    recipe=recipe,
+                    entries=made.entries,
+                    rows=[row for _, row, _ in plan.negatives],
+                    merged=plan.counts,
+                    extra_duplicates=plan.other_files,
+                    saliency=plan.saliency,
+                    made_from=made_from,
+                )
+                finished = manifest, write_manifest(folder, manifest)
+                mark_familiar(folder)
+    manifest, set_digest = finished
     return MergeSummary(
         folder=folder,
         set_digest=set_digest,
         manifest=manifest,
         n_sets=len(sets),
-        resumed_shards=resumed,
-        is_unchanged=is_unchanged,
+        resumed_shards=len(manifest.shards if made is None else made.resumed),
+        is_unchanged=made is None,
         seconds=time.monotonic() - started,
         disk_bytes=disk_bytes(folder),
     )

@@ -130,33 +130,34 @@ def subset_set(
     made_from = origin("subset", sets=[rows.set_digest], options=selection.options)
     normals, negatives = _chosen(rows, selection)
     finished = finished_set(folder, made_from, overwrite=overwrite)
-    if finished is not None:
-        manifest, set_digest = finished
-        resumed, is_unchanged = len(manifest.shards), True
-    else:
+    made = None
+    if finished is None:
         units = _units(rows, normals, negatives, made_from)
         with writing(folder):
-            label = f"subset {rows.manifest.category}"
-            made = assemble(
-                units,
-                partial(copy_unit, folder=folder),
-                folder,
-                jobs=jobs,
-                overwrite=overwrite,
-                progress=make_progress(label, "images") if make_progress else None,
-            )
-            manifest = _manifest(rows.manifest, selection, made.entries, negatives, made_from)
-            set_digest = write_manifest(folder, manifest)
-            mark_familiar(folder)
-        resumed, is_unchanged = len(made.resumed), False
+            # Another run may have finished one since.
+            finished = finished_set(folder, made_from, overwrite=overwrite)
+            if finished is None:
+                label = f"subset {rows.manifest.category}"
+                made = assemble(
+                    units,
+                    partial(copy_unit, folder=folder),
+                    folder,
+                    jobs=jobs,
+                    overwrite=overwrite,
+                    progress=make_progress(label, "images") if make_progress else None,
+                )
+                manifest = _manifest(rows.manifest, selection, made.entries, negatives, made_from)
+                finished = manifest, write_manifest(folder, manifest)
+                mark_familiar(folder)
+    manifest, set_digest = finished
     return SubsetSummary(
         folder=folder,
         set_digest=set_digest,
         manifest=manifest,
         n_normals=len(rows.normals),
         n_negatives=len(rows.negatives),
-        resumed_shards=resumed,
-        is_unchanged=is_unchanged,
+        resumed_shards=len(manifest.shards if made is None else made.resumed),
+        is_unchanged=made is None,
         seconds=time.monotonic() - started,
         disk_bytes=disk_bytes(folder),
     )

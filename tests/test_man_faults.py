@@ -18,7 +18,7 @@ from manifests.verify import verify_set
 from reference.faults import FailingCalls
 from reference.fork_server import ForkServer
 from reference.small_sets import write_set
-from reference.writers import SETUP, WRITERS, Workshop, check_sha256sum
+from reference.writers import SETUP, SETUP_TORCH, WRITERS, Workshop, check_sha256sum
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork")
 
@@ -26,6 +26,12 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs fork")
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     with ForkServer(SETUP) as server:
+        yield Workshop(server, tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def torch_shop(tmp_path_factory):
+    with ForkServer(SETUP_TORCH) as server:
         yield Workshop(server, tmp_path_factory.mktemp("shop"))
 
 
@@ -38,7 +44,7 @@ ERRORS = {"a disk that stays full": ("ENOSPC", True), "one that fails once": ("E
 
 def few_or_all() -> list:
     """Which writers, errors and calls: a few of each normally, all of them with `-m slow`."""
-    # What saves models imports torch each time.
+    # The last one needs torch, which takes seconds to import.
     few = [(name, error, 1) for name, error in zip(FAILING[:-1], [*ERRORS] * 4, strict=True)]
     return few + [
         pytest.param(name, error, None, marks=pytest.mark.slow)
@@ -49,7 +55,8 @@ def few_or_all() -> list:
 
 @posix
 @pytest.mark.parametrize(("name", "error", "times"), few_or_all())
-def test_every_call_that_writes_may_fail(shop, tmp_path, name, error, times):
+def test_every_call_that_writes_may_fail(request, tmp_path, name, error, times):
+    shop = request.getfixturevalue("torch_shop" if name == "save_model" else "shop")
     writer, (code, is_lasting) = WRITERS[name], ERRORS[error]
     calls = shop.undisturbed(writer).calls
     assert len(calls) > 5
