@@ -23,6 +23,8 @@ class HttpReader:
         fs: an `fsspec.implementations.http.HTTPFileSystem`.
         url: of the file.
         offset: first byte that is wanted.
+        end: byte before which reading stops, None where nobody knows it: a server that promises
+            more than it sends must not be waited for.
 
     Attributes:
         offset: first byte that `read` gives: 0 where the server does not serve ranges.
@@ -32,10 +34,11 @@ class HttpReader:
         Exception: aiohttp's, for other answers and for connections that fail.
     """
 
-    def __init__(self, fs: Any, url: str, offset: int) -> None:
+    def __init__(self, fs: Any, url: str, offset: int, *, end: int | None = None) -> None:
         from fsspec.asyn import sync
 
         self._fs, self._url, self._sync = fs, url, sync
+        self._end = end
         self.offset = offset
         self._error: Exception | None = None
         self._response, self._first = sync(fs.loop, self._begin)
@@ -62,7 +65,8 @@ class HttpReader:
         response = await self._get()
         if response.status == _NOTHING_THERE:
             return response, b""
-        return response, await self._read(response, _PIECE_BYTES)
+        wanted = _PIECE_BYTES if self._end is None else max(0, self._end - self.offset)
+        return response, await self._read(response, min(wanted, _PIECE_BYTES))
 
     async def _read(self, response: Any, n: int) -> bytes:
         if self._error is not None:

@@ -123,11 +123,15 @@ class Location:
         return self.scheme in _THREAD_SAFE or getattr(self._fs, "async_impl", False)
 
     @contextlib.contextmanager
-    def open_at(self, offset: int) -> Iterator[Reader]:
-        """The file's bytes from `offset` on, or from 0 where the protocol has no ranges."""
+    def open_at(self, offset: int, *, end: int | None = None) -> Iterator[Reader]:
+        """The file's bytes from `offset` on, or from 0 where the protocol has no ranges.
+
+        Args:
+            end: where the caller will stop reading, None where it does not know.
+        """
         with self._errors():
             if self.scheme in HTTP:
-                reader = HttpReader(self._fs, self._url, offset)
+                reader = HttpReader(self._fs, self._url, offset, end=end)
             else:
                 reader = _FileReader(self._fs, self._path, offset)
         with reader:

@@ -204,7 +204,7 @@ def _read_on(
     source: Location, sink: Sink, limit: int, patience: Patience, *, is_exact: bool
 ) -> bool:
     """Read from one connection; False where it ends too early."""
-    with source.open_at(sink.size) as reader:
+    with source.open_at(sink.size, end=limit if is_exact else None) as reader:
         if reader.offset != sink.size:
             patience.moved(-sink.size if is_exact else 0)
             sink.restart()

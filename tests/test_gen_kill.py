@@ -131,6 +131,8 @@ def test_readers_see_nothing_or_a_whole_set(shop, tmp_path, name, times):
     with ThreadPoolExecutor(1) as pool:
         for number in range(times):
             out = writer.prepare(shop.world, tmp_path / str(number))
+            if writer.before is not None:
+                assert read_whole(out / NAME) == digests[0]
             future = pool.submit(shop.server.run, writer.command(shop.world, out))
             while not future.done():
                 digest = read_whole(out / NAME)

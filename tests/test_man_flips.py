@@ -122,7 +122,7 @@ def test_verify_finds_every_flipped_bit_of_a_model(model, times):
     assert found == times
 
 
-@FLIPS
+@pytest.mark.parametrize("times", [50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_training_reads_no_flipped_bit_of_a_shard(tmp_path, no_child, times):
     write_set(tmp_path / "set", n=2, r=3)
 
