@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from generator.scan import Scan
+from manifests.atomic import output_error
 from manifests.errors import OutputError, SetError
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
@@ -16,6 +17,7 @@ from manifests.schema import (
     Manifest,
     ShardEntry,
     read_manifest,
+    settle_manifest,
 )
 from manifests.shard import Shard, shard_entry
 
@@ -155,6 +157,19 @@ def clear_and_resume(
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error
     return done
+
+
+def settle(folder: Path) -> None:
+    """Removes what a killed run left beside a set that is whole, and has nothing to be done to it.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        clear_unfinished(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    settle_manifest(folder)
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from generator.assembly import assemble, writing
 from generator.copied_shard import copy_unit
-from generator.leftovers import disk_bytes, finished_set
+from generator.leftovers import disk_bytes, finished_set, settle
 from generator.merge_plan import plan_merge
 from generator.merged_manifest import merged_manifest, merged_recipe
 from generator.set_rows import SetRows, check_apart
@@ -113,31 +113,34 @@ def merge_sets(
         recipe = merged_recipe(
             [rows.manifest.recipe for rows in sets], shard_images=shard_images, store=store
         )
-        with writing(folder):
+    with writing(folder):
+        if finished is None:
             # Another run may have finished one since.
             finished = finished_set(folder, made_from, overwrite=overwrite)
-            if finished is None:
-                label = f"merge {first.category}"
-                made = assemble(
-                    units,
-                    partial(copy_unit, folder=folder),
-                    folder,
-                    jobs=jobs,
-                    overwrite=overwrite,
-                    progress=make_progress(label, "images") if make_progress else None,
-                )
-                manifest = merged_manifest(
-                    [rows.manifest for rows in sets],
-                    recipe=recipe,
-                    entries=made.entries,
-                    rows=[row for _, row, _ in plan.negatives],
-                    merged=plan.counts,
-                    extra_duplicates=plan.other_files,
-                    saliency=plan.saliency,
-                    made_from=made_from,
-                )
-                finished = manifest, write_manifest(folder, manifest)
-                mark_familiar(folder)
+        if finished is None:
+            label = f"merge {first.category}"
+            made = assemble(
+                units,
+                partial(copy_unit, folder=folder),
+                folder,
+                jobs=jobs,
+                overwrite=overwrite,
+                progress=make_progress(label, "images") if make_progress else None,
+            )
+            manifest = merged_manifest(
+                [rows.manifest for rows in sets],
+                recipe=recipe,
+                entries=made.entries,
+                rows=[row for _, row, _ in plan.negatives],
+                merged=plan.counts,
+                extra_duplicates=plan.other_files,
+                saliency=plan.saliency,
+                made_from=made_from,
+            )
+            finished = manifest, write_manifest(folder, manifest)
+            mark_familiar(folder)
+        else:
+            settle(folder)
     manifest, set_digest = finished
     return MergeSummary(
         folder=folder,

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 from generator.addition import Addition
 from generator.assembly import assemble, writing
 from generator.config import BuildConfig
-from generator.leftovers import disk_bytes, same_set
+from generator.leftovers import disk_bytes, same_set, settle
 from generator.scan import Scan, scan_samples
 from generator.stored_saliency import (
     EMBEDDED_DIGEST,
@@ -148,6 +149,7 @@ def build_set(
             else:
                 manifest, set_digest = addition.manifest, addition.set_digest
             _check_terms(manifest, category, folder, add=add)
+            settle(folder)
             return BuildSummary(
                 folder=folder,
                 set_digest=set_digest,
@@ -365,5 +367,11 @@ def _manifest(
 def _log(folder: Path, **fields: object) -> None:
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = json.dumps({"finished": stamp, **fields})
-    with open(folder / LOG, "a", encoding="utf-8") as log:
-        log.write(line + os.linesep)
+    try:
+        with open(folder / LOG, "a", encoding="utf-8") as log:
+            log.write(line + os.linesep)
+    except OSError as error:
+        # The set is whole by now, and the log belongs to nothing.
+        warnings.warn(
+            f"{folder / LOG}: cannot be written ({error.strerror}); the set is whole", stacklevel=2
+        )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from generator.assembly import assemble, writing
-from generator.leftovers import disk_bytes
+from generator.leftovers import disk_bytes, settle
 from generator.replay_leftovers import drop_drifted, same_replay
 from generator.replay_unit import ReplayConfig, ReplayUnit, replay_unit
 from generator.source_index import find_sources
@@ -123,6 +123,7 @@ def replay_set(
     with writing(folder):
         if not overwrite and (folder / MANIFEST_NAME).exists():
             manifest, set_digest = same_replay(folder, recipe, store, allow_drift=allow_drift)
+            settle(folder)
             return summary(
                 set_digest=set_digest,
                 manifest=manifest,

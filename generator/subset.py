@@ -16,7 +16,7 @@ from typing import Any
 
 from generator.assembly import assemble, writing
 from generator.copied_shard import CopyUnit, copy_unit, plan_unit
-from generator.leftovers import disk_bytes, finished_set
+from generator.leftovers import disk_bytes, finished_set, settle
 from generator.set_rows import NegativeRow, NormalRow, SetRows, check_apart, row_tally
 from manifests.errors import ConfigError
 from manifests.familiar import mark_familiar
@@ -133,22 +133,25 @@ def subset_set(
     made = None
     if finished is None:
         units = _units(rows, normals, negatives, made_from)
-        with writing(folder):
+    with writing(folder):
+        if finished is None:
             # Another run may have finished one since.
             finished = finished_set(folder, made_from, overwrite=overwrite)
-            if finished is None:
-                label = f"subset {rows.manifest.category}"
-                made = assemble(
-                    units,
-                    partial(copy_unit, folder=folder),
-                    folder,
-                    jobs=jobs,
-                    overwrite=overwrite,
-                    progress=make_progress(label, "images") if make_progress else None,
-                )
-                manifest = _manifest(rows.manifest, selection, made.entries, negatives, made_from)
-                finished = manifest, write_manifest(folder, manifest)
-                mark_familiar(folder)
+        if finished is None:
+            label = f"subset {rows.manifest.category}"
+            made = assemble(
+                units,
+                partial(copy_unit, folder=folder),
+                folder,
+                jobs=jobs,
+                overwrite=overwrite,
+                progress=make_progress(label, "images") if make_progress else None,
+            )
+            manifest = _manifest(rows.manifest, selection, made.entries, negatives, made_from)
+            finished = manifest, write_manifest(folder, manifest)
+            mark_familiar(folder)
+        else:
+            settle(folder)
     manifest, set_digest = finished
     return SubsetSummary(
         folder=folder,

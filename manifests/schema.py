@@ -41,6 +41,7 @@ __all__ = [
     "origin",
     "read_manifest",
     "set_digest_of",
+    "settle_manifest",
     "shard_name",
     "tally",
     "write_manifest",
@@ -242,6 +243,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> str:
         write_atomic(folder / MANIFEST_DIGEST_NAME, _digest_line(digest))
         write_atomic(folder / MANIFEST_NAME, data)
     return digest
+
+
+def settle_manifest(folder: Path) -> None:
+    """Lets `manifest.sha256` name the manifest alone again after a kill that came before that.
+
+    To be called by who holds the folder, where it turns out that there is nothing to do.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        SetError: no manifest, or `manifest.sha256` is malformed.
+    """
+    digest = bytes_digest(read_manifest_bytes(folder))
+    if read_recorded_digests(folder) != (digest,):
+        write_atomic(Path(folder) / MANIFEST_DIGEST_NAME, _digest_line(digest))
 
 
 def _digest_line(digest: str) -> bytes:
