@@ -8,10 +8,13 @@ from pathlib import Path
 
 import click
 
+from detector import model_commands, study_commands
 from detector.fit_options import PRESETS, fit_config, fit_options
 from manifests import command_line as common
 from manifests import hdf5_plugins
 from manifests.errors import ConfigError, ModelError
+from manifests.option_types import LocationType
+from manifests.progress import Progress, progress_maker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,7 +32,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("shards", type=common.LocationType())
+@click.argument("shards", type=LocationType())
 @common.out_option("Folder for the models, one subfolder per category.", required=True)
 @common.seed_option
 @fit_options
@@ -54,7 +57,7 @@ def fit(context: click.Context, **options) -> None:
     """
     common.apply_preset(context, options, PRESETS)
     from detector.describe import describe_fit
-    from detector.pipeline import fit_model
+    from detector.pipeline import FitSummary, fit_model
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
@@ -62,99 +65,27 @@ def fit(context: click.Context, **options) -> None:
     device = resolve_device(options["device"])
     config = fit_config(context, options, device)
     folders = common.sets_at(options["shards"], options["categories"], expect=options["expect"])
-    if options["expect"] and len(folders) > 1:
-        raise ConfigError(
-            "--expect names one set",
-            path=options["shards"],
-            got=f"{len(folders)} sets",
-            hint="use --category",
-        )
-    quiet = options["quiet"]
-    summaries = []
-    for folder in folders:
-        summary = fit_model(
-            folder,
-            config,
-            options["out"],
-            weights=options["weights"],
-            device=device,
-            overwrite=options["overwrite"],
-            expect=options["expect"],
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
-        )
-        summaries.append(summary)
-        for warning in summary.warnings:
-            click.echo(f"warning: {warning}", err=True)
-        if not options["as_json"]:
-            click.echo(describe_fit(summary))
-    if options["as_json"]:
-        click.echo(json.dumps([summary.to_json() for summary in summaries], indent=1))
+    common.check_expect_one(options["expect"], folders, path=options["shards"])
 
+    def summaries():
+        for folder in folders:
+            summary = fit_model(
+                folder,
+                config,
+                options["out"],
+                weights=options["weights"],
+                device=device,
+                overwrite=options["overwrite"],
+                expect=options["expect"],
+                make_progress=progress_maker(quiet=options["quiet"]),
+            )
+            for warning in summary.warnings:
+                common.say([f"warning: {warning}"], err=True)
+            yield summary
 
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@common.category_option
-@common.json_option
-@common.domain_errors
-def inspect(model: Path, categories, as_json: bool) -> None:
-    """Say what is in a model, with its digest.
-
-    MODEL is a model folder, or a root of several.
-    """
-    from detector.describe import describe_model, model_json
-    from detector.model_folder import find_models
-    from detector.model_record import read_record
-
-    folders = common.chosen(find_models(model), categories, model)
-    found = [(folder, *read_record(folder)) for folder in folders]
-    if as_json:
-        click.echo(json.dumps([model_json(*row) for row in found], indent=1))
-        return
-    for row in found:
-        click.echo(describe_model(*row))
-
-
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@common.category_option
-@click.option("--expect", metavar="DIGEST", help="The model digest you were told.")
-@common.json_option
-@common.domain_errors
-def verify(model: Path, categories, expect, as_json: bool) -> None:
-    """Check a model: every file, every digest.
-
-    MODEL is a model folder, or a root of several. Lists all problems, not only the first. Exit
-    code 0: nothing wrong; 1: something is.
-    """
-    from detector.describe import problem_json
-    from detector.model_folder import find_models
-    from detector.verify_model import verify_model
-
-    folders = common.chosen(find_models(model), categories, model)
-    if expect and len(folders) > 1:
-        raise ConfigError(
-            "--expect names one model",
-            path=model,
-            got=f"{len(folders)} models",
-            hint="use --category",
-        )
-    found = {folder: verify_model(folder, expect=expect) for folder in folders}
-    if as_json:
-        rows = [problem_json(folder, one) for folder, many in found.items() for one in many]
-        click.echo(json.dumps(rows, indent=1))
-    else:
-        for folder, problems in found.items():
-            for problem in problems:
-                common.say([f"{folder}: {problem}"])
-            if not problems:
-                click.echo(f"{folder}: whole and unchanged")
-    count = sum(map(len, found.values()))
-    if count:
-        raise ModelError(
-            f"{count} problem{'s' if count != 1 else ''} found",
-            path=model,
-            hint="do not use this model",
-        )
+    common.report(
+        summaries(), as_json=options["as_json"], words=describe_fit, plain=FitSummary.to_json
+    )
 
 
 @main.command()
@@ -217,7 +148,7 @@ def score(
         readers=jobs or os.cpu_count() or 1,
         max_pixels=round(max_megapixels * 1e6),
         skip_bad=skip_bad,
-        progress=common.Progress("score", "images", quiet=quiet),
+        progress=Progress("score", "images", quiet=quiet),
     )
     for error in skipped:
         click.echo(f"skipped {error}", err=True)
@@ -284,7 +215,7 @@ def eval_(
         cases=cases,
         max_pixels=round(max_megapixels * 1e6),
         skip_bad=skip_bad,
-        make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+        make_progress=progress_maker(quiet=quiet),
     )
     for result in results:
         for note in result.notes:
@@ -296,114 +227,8 @@ def eval_(
         click.echo(f"pictures and scores in {out}")
 
 
-@main.command()
-@click.argument("plan", required=False, type=click.Path(path_type=Path))
-@common.out_option("Folder of the study; a later run goes on from what is there.", required=True)
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="NAME=PATH[,train_list=FILE]",
-    help="Data folder, in place of the plan's of that name (repeatable).",
-)
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="NAME:OPTION=VALUE,...",
-    help="Without a plan: a negative set and its options of build (repeatable).",
-)
-@click.option(
-    "--arm",
-    "arms",
-    multiple=True,
-    metavar="NAME:OPTION=VALUE,...",
-    help="Without a plan: an arm and its options of fit; set=NAME names its set (repeatable).",
-)
-@click.option("--baseline", help="Without a plan: the arm to compare with.  [default: the first]")
-@click.option("--coresets", type=common.ListType(float), help="Instead of the plan's coresets.")
-@click.option("--seeds", type=common.ListType(int), help="Instead of the plan's seeds.")
-@click.option(
-    "--split",
-    type=click.Choice(["report", "validation"]),
-    help="Test images that count: the part that settings are chosen on, or the rest.",
-)
-@click.option(
-    "--max-minutes",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Begin nothing that would probably end later; the next run goes on.",
-)
-@click.option("--tables-only", is_flag=True, help="Train nothing; report what is there.")
-@common.jobs_option
-@common.device_option
-@common.quiet_option
-@common.domain_errors
-def compare(
-    plan,
-    out,
-    data,
-    sets,
-    arms,
-    baseline,
-    coresets,
-    seeds,
-    split,
-    max_minutes,
-    tables_only,
-    jobs,
-    device,
-    quiet,
-) -> None:
-    """Compare ways to make a detector, over seeds, with intervals and verdicts.
-
-    PLAN is a TOML file (docs/studies.md): data, sets, arms, coresets, seeds, and the tables that
-    answer a question each. What is missing is built, trained and scored; what is there is kept, so
-    an interrupted study goes on with the same command.
-
-    \b
-    cutswap-det compare docs/studies/paper.toml --data mtd=tiles/ --out study
-    cutswap-det compare --data part=photos/ --arm untuned:updates=0 \\
-        --arm tuned:updates=128 --seeds 0,1,2 --out study
-    """
-    from detector.study.compare import assemble_plan
-    from detector.study.compare import compare as run_comparison
-    from detector.study.report import verdict_lines
-    from manifests.allocator import keep_freed_memory
-    from manifests.weights import resolve_device
-
-    keep_freed_memory()
-    found = run_comparison(
-        assemble_plan(
-            plan,
-            data=data,
-            sets=sets,
-            arms=arms,
-            coresets=coresets,
-            seeds=seeds,
-            baseline=baseline,
-            split=split,
-        ),
-        out,
-        device=resolve_device(device),
-        jobs=jobs,
-        quiet=quiet,
-        max_minutes=max_minutes,
-        is_tables_only=tables_only,
-        make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
-    )
-    for outcome in found.outcomes:
-        for line in verdict_lines(outcome, found.plan):
-            click.echo(line)
-    run = found.run
-    if not run.is_whole:
-        click.echo(
-            f"{run.total - run.done} of {run.total} cells are missing; run the same command again",
-            err=True,
-        )
-    click.echo(f"report in {found.report}")
-    for label, message in run.failed:
-        click.echo(f"failed: {label}: {message}", err=True)
-    if run.failed:
-        raise SystemExit(1)
+for _command in (model_commands.inspect, model_commands.verify, study_commands.compare):
+    main.add_command(_command)
 
 
 def _pair(folders: list[Path], found, models: Path):

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.durations import duration
-from manifests.errors import ModelError
-from manifests.terminal import printable
 
 if TYPE_CHECKING:
     from detector.model_record import ModelRecord
@@ -21,25 +19,26 @@ if TYPE_CHECKING:
 VERDICTS = {True: "defect", False: "good"}
 
 
-def describe_fit(summary: FitSummary) -> str:
+def describe_fit(summary: FitSummary) -> list[str]:
     """What a fit did, and the model digest below it."""
-    digest = f"\n  model digest {summary.model_digest}"
+    digest = f"  model digest {summary.model_digest}"
     if summary.is_unchanged:
-        return f"{summary.folder}: already fitted with these options, nothing to do{digest}"
+        return [f"{summary.folder}: already fitted with these options, nothing to do", digest]
     tuned = "untuned extractor"
     if summary.updates:
         tuned = (
             f"{summary.updates} updates in {duration(summary.train_seconds)}, "
             f"last accuracy {summary.last_accuracy:.3f}"
         )
-    return (
+    line = (
         f"{summary.folder}: {tuned}; {summary.learned} from "
         f"{summary.normals} images; thresholds {summary.image_threshold:.4g} (image), "
-        f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}{digest}"
+        f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}"
     )
+    return [line, digest]
 
 
-def describe_model(folder: Path, record: ModelRecord, digest: str) -> str:
+def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
     """What is in a model, line by line."""
     config, geometry = record.config, record.geometry
     tuned = f"{config.train.updates} updates" if config.train.updates else "untuned"
@@ -57,7 +56,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> str:
     ]
     if record.attribution:
         rows.insert(4, ("attribution", record.attribution))
-    return "\n".join([str(folder), *(f"  {name:<12}{printable(text)}" for name, text in rows)])
+    return [str(folder), *(f"  {name:<12}{text}" for name, text in rows)]
 
 
 def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
@@ -77,18 +76,6 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "normals": record.image_threshold.n,
         "files": record.files,
         "versions": record.versions,
-    }
-
-
-def problem_json(folder: Path, problem: ModelError) -> dict:
-    """One thing that is wrong with a model, as plain JSON types."""
-    return {
-        "folder": str(folder),
-        "kind": type(problem).__name__,
-        "what": problem.what,
-        "path": problem.path,
-        "expected": None if problem.expected is None else str(problem.expected),
-        "got": None if problem.got is None else str(problem.got),
     }
 
 

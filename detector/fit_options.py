@@ -22,7 +22,7 @@ from detector.config import (
     scheduled,
 )
 from detector.train_config import LOSSES, TrainConfig
-from manifests import command_line as common
+from manifests.option_types import ListType
 
 
 class SharesType(click.ParamType):
@@ -116,7 +116,7 @@ _OPTIONS = (
     ),
     click.option(
         "--levels",
-        type=common.ListType(int),
+        type=ListType(int),
         help="Saliency levels whose negatives are trained on.  [default: all in the set]",
     ),
     click.option(
@@ -174,7 +174,7 @@ _OPTIONS = (
     ),
     click.option(
         "--stages",
-        type=common.ListType(int),
+        type=ListType(int),
         default="2,3",
         show_default=True,
         help="Stages that feed PatchCore's bank; stage s has stride 2^(s+1).",

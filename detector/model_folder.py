@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+from manifests.bounded_file import read_bounded
 from manifests.digest import bytes_digest
 from manifests.errors import ModelError
 
@@ -38,7 +39,7 @@ def find_models(path: str | PathLike[str]) -> list[Path]:
 def read_record_bytes(folder: Path) -> bytes:
     """The bytes of `model.json`. Raises ModelError: missing, not a plain file, too large."""
     try:
-        return _read_bounded(folder / MODEL, MAX_JSON_BYTES)
+        return read_bounded(folder / MODEL, MAX_JSON_BYTES, error=ModelError)
     except FileNotFoundError:
         raise ModelError(
             f"no model here: {MODEL} is missing",
@@ -51,7 +52,7 @@ def digest_problems(folder: Path, data: bytes) -> Iterator[ModelError]:
     """Where `model.sha256` is missing, malformed, or names another `model.json` than `data`."""
     path = folder / MODEL_DIGEST
     try:
-        line = _read_bounded(path, 1024)
+        line = read_bounded(path, 1024, error=ModelError)
     except FileNotFoundError:
         yield ModelError("is missing", path=path, hint="fit again, or copy the whole folder")
         return
@@ -69,18 +70,3 @@ def digest_problems(folder: Path, data: bytes) -> Iterator[ModelError]:
             got=got,
             hint="fit again, or copy it again",
         )
-
-
-def _read_bounded(path: Path, max_bytes: int) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        if not path.exists() and not path.is_symlink():
-            raise FileNotFoundError(path)
-        raise ModelError("is not a plain file", path=path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise ModelError(f"cannot be read ({error.strerror or error})", path=path) from error
-    if len(data) > max_bytes:
-        raise ModelError("is too large", path=path, expected=f"at most {max_bytes} bytes")
-    return data

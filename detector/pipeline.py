@@ -30,11 +30,10 @@ from manifests.errors import DigestError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.licence import pixel_warning
 from manifests.negative_set import NegativeSet
+from manifests.progress import ProgressMaker
 from manifests.schema import read_manifest
 from manifests.versions import library_versions
 from manifests.weights import Network, load_network
-
-ProgressMaker = Callable[[str, str], Callable[..., None]]
 
 
 def quiet_progress(_label: str, _unit: str) -> Callable[..., None]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from generator.leftovers import check_writable, clear_and_resume, clear_unfinished
+from manifests.familiar import mark_familiar
 from manifests.lock import folder_lock
-from manifests.schema import ShardEntry
+from manifests.schema import Manifest, ShardEntry, write_manifest
 
 Progress = Callable[[int, int], None]
 
@@ -129,6 +130,17 @@ def assemble(
     return Assembled(
         entries=tuple(entries[unit.name] for unit in units), resumed=resumed, fresh_images=fresh
     )
+
+
+def publish(folder: Path, manifest: Manifest) -> str:
+    """Makes the shards of a folder a set, and returns its digest. Call it in `writing`.
+
+    Raises:
+        OutputError: the manifest cannot be written.
+    """
+    set_digest = write_manifest(folder, manifest)
+    mark_familiar(folder)
+    return set_digest
 
 
 class _Tied:

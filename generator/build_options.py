@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests import command_line as common
+from manifests.option_types import ListType, RangeType, SizeType
 
 if TYPE_CHECKING:
     from generator.config import BuildConfig
@@ -34,7 +35,7 @@ _RECIPE = (
     common.seed_option,
     click.option(
         "--policies",
-        type=common.ListType(),
+        type=ListType(),
         default="swap,scar",
         show_default=True,
         help="Kinds of negatives: swap and scar start where the image is salient; random-swap, "
@@ -57,7 +58,7 @@ _RECIPE = (
     ),
     click.option(
         "--levels",
-        type=common.ListType(int),
+        type=ListType(int),
         help="Saliency levels.  [default: the network's five]",
     ),
     click.option(
@@ -83,28 +84,28 @@ _RECIPE = (
     ),
     click.option(
         "--area",
-        type=common.RangeType(),
+        type=RangeType(),
         default="0.02,0.15",
         show_default=True,
         help="Area of a patch, as a fraction of the image.",
     ),
     click.option(
         "--aspect",
-        type=common.RangeType(),
+        type=RangeType(),
         default="0.3,3.3",
         show_default=True,
         help="Height/width of a patch.",
     ),
     click.option(
         "--scar-width",
-        type=common.RangeType(),
+        type=RangeType(),
         default="2,16",
         show_default=True,
         help="Width of a scar in px at 256 px.",
     ),
     click.option(
         "--scar-length",
-        type=common.RangeType(),
+        type=RangeType(),
         default="10,25",
         show_default=True,
         help="Length of a scar in px at 256 px.",
@@ -133,9 +134,7 @@ _RECIPE = (
         show_default=True,
         help="Redraw patches that differ by less than this many grey levels.",
     ),
-    click.option(
-        "--image-size", type=common.SizeType(), default="256", show_default=True, help="Canvas."
-    ),
+    click.option("--image-size", type=SizeType(), default="256", show_default=True, help="Canvas."),
     click.option(
         "--fit",
         type=click.Choice(["stretch", "letterbox", "crop"]),

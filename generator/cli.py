@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from generator import set_commands, sharing_commands
 from generator.build_options import PRESETS, build_config, idle_options, recipe_options
 from manifests import command_line as common
 from manifests import hdf5_plugins
-from manifests.errors import ConfigError, SetError
+from manifests.errors import SetError
+from manifests.option_types import LocationType
+from manifests.progress import Progress, progress_maker
 
 _SECTIONS = {
     "Make": ("sample-data", "build"),
@@ -65,7 +67,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
         test_good=test_good,
         per_defect=per_defect,
         overwrite=overwrite,
-        progress=common.Progress("render", "images", quiet=quiet),
+        progress=Progress("render", "images", quiet=quiet),
     )
     click.echo(f"wrote {target}")
 
@@ -127,7 +129,7 @@ def build(context: click.Context, **options) -> None:
     if options["add"] and options["overwrite"]:
         raise click.UsageError("--add keeps what is there, --overwrite replaces it: pass one")
     common.apply_preset(context, options, PRESETS)
-    from generator.describe import build_json, describe_build
+    from generator.describe_made import build_json, describe_build
     from generator.pipeline import build_set
     from manifests.datasets import open_data
     from manifests.weights import resolve_device
@@ -147,10 +149,8 @@ def build(context: click.Context, **options) -> None:
     )
     terms = {name: options[name] for name in ("licence", "attribution")}
     typed = {name: text.strip() for name, text in terms.items() if text is not None}
-    quiet = options["quiet"]
-    summaries = []
-    for category in categories:
-        summary = build_set(
+    summaries = (
+        build_set(
             replace(category, **typed),
             config,
             options["out"],
@@ -162,17 +162,15 @@ def build(context: click.Context, **options) -> None:
             overwrite=options["overwrite"],
             add=options["add"],
             reuse_saliency=options["reuse_saliency"],
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=options["quiet"]),
         )
-        summaries.append(summary)
-        if not options["as_json"]:
-            common.say(describe_build(summary))
-    if options["as_json"]:
-        click.echo(json.dumps([build_json(summary) for summary in summaries], indent=1))
+        for category in categories
+    )
+    common.report(summaries, as_json=options["as_json"], words=describe_build, plain=build_json)
 
 
 @main.command()
-@click.argument("path", metavar="SET", type=common.LocationType())
+@click.argument("path", metavar="SET", type=LocationType())
 @common.category_option
 @common.json_option
 @common.domain_errors
@@ -185,26 +183,19 @@ def inspect(path, categories, as_json: bool) -> None:
         from generator.describe_recipe import describe_recipe, recipe_json
         from manifests.recipe import read_recipe
 
-        recipe = read_recipe(path)
-        if as_json:
-            click.echo(json.dumps([recipe_json(path, recipe)], indent=1))
-        else:
-            common.say(describe_recipe(path, recipe))
-        return
-    described = []
-    for folder in common.sets_at(path, categories):
-        manifest, digest = read_manifest(folder)
-        size = sum(entry.file_bytes for entry in manifest.shards)
-        described.append((folder, manifest, digest, size))
-    if as_json:
-        click.echo(json.dumps([set_json(*row) for row in described], indent=1))
-        return
-    for folder, manifest, digest, size in described:
-        common.say(describe_set(folder, manifest, digest, size))
+        rows = [(path, read_recipe(path))]
+        words, plain = describe_recipe, recipe_json
+    else:
+        folders = common.sets_at(path, categories)
+        rows = [(folder, *read_manifest(folder)) for folder in folders]
+        words, plain = describe_set, set_json
+    common.report(
+        rows, as_json=as_json, words=lambda row: words(*row), plain=lambda row: plain(*row)
+    )
 
 
 @main.command()
-@click.argument("path", metavar="SET", type=common.LocationType())
+@click.argument("path", metavar="SET", type=LocationType())
 @common.category_option
 @click.option("--quick", is_flag=True, help="Manifest, file digests and structure only.")
 @click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
@@ -216,37 +207,23 @@ def verify(path, categories, quick: bool, expect, as_json: bool, quiet: bool) ->
 
     Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is.
     """
-    from generator.describe import problem_json
     from manifests.verify import verify_set
 
     folders = [path] if _is_recipe(path) else common.sets_at(path, categories)
-    if expect and len(folders) > 1:
-        raise ConfigError(
-            "--expect names one set", path=path, got=f"{len(folders)} sets", hint="use --category"
-        )
-    problems = []
-    for folder in folders:
+    common.check_expect_one(expect, folders, path=path)
+
+    def problems(folder: Path) -> Sequence[SetError]:
         if _is_recipe(folder):
             from manifests.recipe import recipe_problems
 
-            found = recipe_problems(folder, expect=expect)
-        else:
-            found = verify_set(
-                folder,
-                quick=quick,
-                expect=expect,
-                progress=common.Progress(f"verify {folder.name}", "shards", quiet=quiet),
-            )
-        problems += [(folder, problem) for problem in found]
-        if not as_json:
-            if not found:
-                click.echo(f"{folder}: whole and unchanged")
-            for problem in found:
-                common.say([f"{folder}: {problem}"])
-    if as_json:
-        click.echo(json.dumps([problem_json(*row) for row in problems], indent=1))
-    if problems:
-        count = len(problems)
+            return recipe_problems(folder, expect=expect)
+        progress = Progress(f"verify {folder.name}", "shards", quiet=quiet)
+        return verify_set(folder, quick=quick, expect=expect, progress=progress)
+
+    count = common.report_problems(
+        ((folder, problems(folder)) for folder in folders), as_json=as_json
+    )
+    if count:
         raise SetError(
             f"{count} problem{'s' if count != 1 else ''} found",
             path=path,
@@ -255,7 +232,7 @@ def verify(path, categories, quick: bool, expect, as_json: bool, quiet: bool) ->
 
 
 @main.command()
-@click.argument("path", metavar="SET", type=common.LocationType())
+@click.argument("path", metavar="SET", type=LocationType())
 @common.out_option("Folder for the contact sheets.", required=True)
 @common.category_option
 @click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Sheets.")
@@ -275,7 +252,7 @@ def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> 
             total = negative_set.n_normals
             rng = np.random.default_rng(seed)
             chosen = sorted(rng.choice(total, size=min(count, total), replace=False).tolist())
-            progress = common.Progress(f"preview {folder.name}", "sheets", quiet=quiet)
+            progress = Progress(f"preview {folder.name}", "sheets", quiet=quiet)
             for done, row in enumerate(chosen, start=1):
                 target = out / folder.name / f"normal-{row:05d}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)

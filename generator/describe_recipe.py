@@ -1,16 +1,11 @@
-"""Recipes and replays put into words for the terminal, and into JSON."""
+"""Recipes put into words for the terminal, and into JSON."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from manifests.durations import duration
 from manifests.recipe import Recipe, RecipeSummary
-
-if TYPE_CHECKING:
-    from generator.replay import ReplaySummary
 
 
 def describe_export(path: Path, summary: RecipeSummary) -> list[str]:
@@ -59,53 +54,6 @@ def recipe_json(path: Path, recipe: Recipe) -> dict:
     plain = json.loads(recipe.manifest.to_bytes())
     own = {"file": str(path), "digest": recipe.set_digest, "bytes": path.stat().st_size}
     return own | {"donors": sorted(recipe.donors)} | plain
-
-
-def describe_replay(summary: ReplaySummary) -> list[str]:
-    """What a replay did, line by line."""
-    counts = summary.manifest.counts
-    if summary.is_unchanged:
-        lines = [f"{summary.folder}: already replayed, nothing to do"]
-    else:
-        rate = summary.fresh_images / max(summary.seconds, 1e-9)
-        resumed = ""
-        if summary.resumed_shards:
-            resumed = f", {summary.resumed_shards} shards taken over from an earlier run"
-        lines = [
-            f"{summary.folder}: {counts['normals']} images, {counts['negatives']} negatives, "
-            f"{summary.disk_bytes / 1e6:.0f} MB in {duration(summary.seconds)} "
-            f"({rate:.1f} images/s{resumed})"
-        ]
-    if summary.moved_images:
-        lines.append(f"  {summary.moved_images} images found elsewhere than recorded")
-    if summary.drifted_images:
-        lines.append(
-            f"  {summary.drifted_images} images have other pixels here than recorded: this is "
-            "another set, with a content digest of its own"
-        )
-    else:
-        lines.append(f"  content {summary.manifest.content_digest}, as in the original")
-    lines += [f"  saliency: {summary.manifest.saliency}", f"  set digest {summary.set_digest}"]
-    return lines
-
-
-def replay_json(summary: ReplaySummary) -> dict:
-    """What a replay did, as plain JSON types."""
-    return {
-        "folder": str(summary.folder),
-        "digest": summary.set_digest,
-        "content_digest": summary.manifest.content_digest,
-        "replay_of": summary.recipe_digest,
-        "saliency": summary.manifest.saliency,
-        "is_unchanged": summary.is_unchanged,
-        "seconds": round(summary.seconds, 3),
-        "fresh_images": summary.fresh_images,
-        "resumed_shards": summary.resumed_shards,
-        "disk_bytes": summary.disk_bytes,
-        "moved_images": summary.moved_images,
-        "drifted_images": summary.drifted_images,
-        "counts": dict(summary.manifest.counts),
-    }
 
 
 def _sizes(file_bytes: int, n_normals: int) -> str:

@@ -22,13 +22,12 @@ from manifests.images import write_png
 from manifests.licence import pixel_warning
 from manifests.lock import folder_lock
 from manifests.negative_set import NegativeSet
+from manifests.progress import ProgressMaker
 from manifests.schema import Manifest
 
 TABLE = "negatives.csv"
 NOTICE = "licence.txt"
 COLUMNS = ("file", "mask", "normal", "source", "policy", "level", "repeat", "digest")
-
-ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
 
 
 @dataclass(frozen=True)

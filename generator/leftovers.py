@@ -57,6 +57,15 @@ def check_recipe(folder: Path, manifest: Manifest, recipe: dict) -> None:
         )
 
 
+def check_shards(folder: Path, manifest: Manifest) -> None:
+    """Make sure that every shard of a set that is there is there, too. Raises SetError."""
+    missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
+    if missing:
+        raise SetError(
+            f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to make it again"
+        )
+
+
 def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
     """The manifest and the digest of the set that is there, if it is the one that is wanted.
 
@@ -73,11 +82,7 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
             got=f"{len(scan.file_digests)} files, not the same",
             hint="pass --add to append new images, --overwrite to replace it, or another --out",
         )
-    missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
-    if missing:
-        raise SetError(
-            f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to build again"
-        )
+    check_shards(folder, manifest)
     return manifest, set_digest
 
 
@@ -94,11 +99,7 @@ def same_origin(folder: Path, origin: Mapping[str, object]) -> tuple[Manifest, s
             path=folder,
             hint="pass --overwrite to replace it, or another --out",
         )
-    missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
-    if missing:
-        raise SetError(
-            f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to make it again"
-        )
+    check_shards(folder, manifest)
     return manifest, set_digest
 
 

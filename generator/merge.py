@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from generator.assembly import assemble, writing
-from generator.copied_shard import copy_unit
-from generator.leftovers import disk_bytes, finished_set, settle
+from generator.leftovers import disk_bytes
 from generator.merge_plan import plan_merge
 from generator.merged_manifest import merged_manifest, merged_recipe
+from generator.rearrangement import Draft, rearrange
 from generator.set_rows import SetRows, check_apart
+from generator.set_summary import SetSummary
 from manifests.errors import ConfigError, SetError
-from manifests.familiar import mark_familiar
-from manifests.schema import STORES, Manifest, origin, write_manifest
+from manifests.progress import ProgressMaker
+from manifests.schema import STORES, origin
 
 DEFAULT_SHARD_IMAGES = 16
 MAX_SHARD_IMAGES = 4096
 
-ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
 
-
-@dataclass(frozen=True)
-class MergeSummary:
-    """What a merge did.
+@dataclass(frozen=True, kw_only=True)
+class MergeSummary(SetSummary):
+    """What a merge did. `manifest.counts["merged"]` says how many duplicates were found.
 
     Attributes:
-        manifest: of the new set; its `counts["merged"]` says how many duplicates were found.
-        resumed_shards: shards an earlier, interrupted run had finished.
-        is_unchanged: the set was already there, whole, made of the same sets in the same way.
-        seconds: wall time of this run.
+        n_sets: that were joined.
     """
 
-    folder: Path
-    set_digest: str
-    manifest: Manifest
     n_sets: int
-    resumed_shards: int
-    is_unchanged: bool
-    seconds: float
-    disk_bytes: int
 
 
 def merge_sets(
@@ -104,51 +91,33 @@ def merge_sets(
             "store": store,
         },
     )
-    # Before the folder is made or touched, so that a refusal leaves nothing behind.
-    finished = finished_set(folder, made_from, overwrite=overwrite)
-    made = None
-    if finished is None:
+
+    def draft() -> Draft:
         plan = plan_merge(sets, renumber=renumber, drop_saliency=drop_saliency)
-        units = plan.units(made_from, shard_images=shard_images, store=store)
         recipe = merged_recipe(
             [rows.manifest.recipe for rows in sets], shard_images=shard_images, store=store
         )
-    with writing(folder):
-        if finished is None:
-            # Another run may have finished one since.
-            finished = finished_set(folder, made_from, overwrite=overwrite)
-        if finished is None:
-            label = f"merge {first.category}"
-            made = assemble(
-                units,
-                partial(copy_unit, folder=folder),
-                folder,
-                jobs=jobs,
-                overwrite=overwrite,
-                progress=make_progress(label, "images") if make_progress else None,
-            )
-            manifest = merged_manifest(
+        return Draft(
+            units=plan.units(made_from, shard_images=shard_images, store=store),
+            manifest=lambda entries: merged_manifest(
                 [rows.manifest for rows in sets],
                 recipe=recipe,
-                entries=made.entries,
+                entries=entries,
                 rows=[row for _, row, _ in plan.negatives],
                 merged=plan.counts,
                 extra_duplicates=plan.other_files,
                 saliency=plan.saliency,
                 made_from=made_from,
-            )
-            finished = manifest, write_manifest(folder, manifest)
-            mark_familiar(folder)
-        else:
-            settle(folder)
-    manifest, set_digest = finished
+            ),
+        )
+
+    there = rearrange(
+        folder, made_from, draft, jobs=jobs, overwrite=overwrite, make_progress=make_progress
+    )
     return MergeSummary(
+        **vars(there),
         folder=folder,
-        set_digest=set_digest,
-        manifest=manifest,
         n_sets=len(sets),
-        resumed_shards=len(manifest.shards if made is None else made.resumed),
-        is_unchanged=made is None,
         seconds=time.monotonic() - started,
         disk_bytes=disk_bytes(folder),
     )

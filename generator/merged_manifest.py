@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from generator.set_rows import NegativeRow, row_tally
-from manifests.schema import SCHEMA_VERSION, Manifest, ShardEntry, set_digest_of, tally
+from manifests.schema import SCHEMA_VERSION, Manifest, ShardEntry, shard_fields, tally
 from manifests.versions import library_versions
 
 PARTS = "parts"
@@ -99,9 +99,7 @@ def merged_manifest(
         skipped=tuple(_distinct(dict(row) for one in manifests for row in one.skipped)),
         counts=counts,
         fallbacks=fallbacks,
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
+        **shard_fields(entries),
         versions=library_versions(),
         saliency=saliency,
         origin=made_from,

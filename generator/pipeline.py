@@ -7,16 +7,17 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from generator.addition import Addition
-from generator.assembly import assemble, writing
+from generator.assembly import assemble, publish, writing
 from generator.config import BuildConfig
 from generator.leftovers import disk_bytes, same_set, settle
 from generator.scan import Scan, scan_samples
+from generator.set_summary import SetSummary
 from generator.stored_saliency import (
     EMBEDDED_DIGEST,
     EMBEDDED_LEVELS,
@@ -26,17 +27,16 @@ from generator.stored_saliency import (
 from generator.unit import Unit, build_unit, cached_network, plan_units
 from manifests.datasets import Category
 from manifests.errors import BadImages, ConfigError, DataError, SetError
-from manifests.familiar import mark_familiar
 from manifests.images import DEFAULT_MAX_PIXELS
+from manifests.progress import ProgressMaker
 from manifests.schema import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     Manifest,
     ShardEntry,
     origin,
-    set_digest_of,
+    shard_fields,
     tally,
-    write_manifest,
 )
 from manifests.shard import Shard
 from manifests.versions import library_versions
@@ -45,18 +45,12 @@ from manifests.weights import EMBEDDED
 LOG = "build.log"
 MIN_NORMALS = 2
 
-ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
-"""From a label and the name of a unit to a function of how many are done and how many there are."""
 
-
-@dataclass(frozen=True)
-class BuildSummary:
+@dataclass(frozen=True, kw_only=True)
+class BuildSummary(SetSummary):
     """What a build did.
 
     Attributes:
-        resumed_shards: shards an earlier, interrupted run had finished.
-        is_unchanged: the set was already there, whole, with the same options.
-        seconds: wall time of this run.
         fresh_images: images whose negatives were made in this run.
         saliency_from: folder of the set whose saliency maps were taken; None where a network
             computed them, where none are needed, and where nothing was made.
@@ -64,14 +58,7 @@ class BuildSummary:
             `add`.
     """
 
-    folder: Path
-    set_digest: str
-    manifest: Manifest
-    resumed_shards: int
-    is_unchanged: bool
-    seconds: float
     fresh_images: int
-    disk_bytes: int
     saliency_from: Path | None = None
     added_images: int | None = None
 
@@ -199,8 +186,7 @@ def build_set(
         manifest = _manifest(category, recipe, scan, entries, folder)
         if addition is not None:
             manifest = addition.united(manifest)
-        set_digest = write_manifest(folder, manifest)
-        mark_familiar(folder)
+        set_digest = publish(folder, manifest)
         seconds = time.monotonic() - started
         _log(
             folder,
@@ -355,9 +341,7 @@ def _manifest(
         ),
         counts=counts,
         fallbacks=fallbacks,
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
+        **shard_fields(entries),
         versions=library_versions(),
         saliency="stored" if recipe["levels"] else "unused",
         origin=origin("build"),

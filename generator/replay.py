@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from generator.assembly import assemble, writing
+from generator.assembly import assemble, publish, writing
 from generator.leftovers import disk_bytes, settle
 from generator.replay_leftovers import drop_drifted, same_replay
 from generator.replay_unit import ReplayConfig, ReplayUnit, replay_unit
+from generator.set_summary import SetSummary
 from generator.source_index import find_sources
 from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, DigestError, SetError
-from manifests.familiar import mark_familiar
 from manifests.images import DEFAULT_MAX_PIXELS
+from manifests.progress import ProgressMaker
 from manifests.recipe import Recipe, RecipeNormal, read_recipe
 from manifests.schema import (
     MANIFEST_NAME,
@@ -25,40 +26,25 @@ from manifests.schema import (
     Manifest,
     ShardEntry,
     origin,
-    set_digest_of,
-    write_manifest,
+    shard_fields,
 )
 from manifests.shard import Shard
 from manifests.versions import library_versions
 
-ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
-"""From a label and the name of a unit to a function of how many are done and how many there are."""
 
-
-@dataclass(frozen=True)
-class ReplaySummary:
+@dataclass(frozen=True, kw_only=True)
+class ReplaySummary(SetSummary):
     """What a replay did.
 
     Attributes:
-        folder, set_digest, manifest: the set that is there now.
         recipe_digest: set digest of the original.
-        resumed_shards: shards an earlier, interrupted run had finished.
-        is_unchanged: the set was already there, whole.
-        seconds: wall time of this run.
         fresh_images: images whose negatives were rendered in this run.
         moved_images: images found elsewhere than at their recorded path.
         drifted_images: images whose pixels are not the recorded ones.
     """
 
-    folder: Path
-    set_digest: str
-    manifest: Manifest
     recipe_digest: str
-    resumed_shards: int
-    is_unchanged: bool
-    seconds: float
     fresh_images: int
-    disk_bytes: int
     moved_images: int
     drifted_images: int
 
@@ -161,8 +147,7 @@ def replay_set(
                 got=manifest.content_digest,
                 hint="pass --overwrite to render all of it again",
             )
-        set_digest = write_manifest(folder, manifest)
-        mark_familiar(folder)
+        set_digest = publish(folder, manifest)
         return summary(
             set_digest=set_digest,
             manifest=manifest,
@@ -241,9 +226,7 @@ def _manifest(recipe: Recipe, entries: Sequence[ShardEntry], store: str, drifted
     return replace(
         old,
         recipe={**old.recipe, "store": store},
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
+        **shard_fields(entries),
         versions=library_versions(),
         saliency="unused" if old.saliency == "unused" else "absent",
         origin=origin(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from generator.leftovers import check_shards
 from generator.replay_unit import ReplayUnit
 from manifests.errors import OutputError, SetError
 from manifests.recipe import Recipe
@@ -36,11 +37,7 @@ def same_replay(
             got=f"{manifest.origin['command']}, store {manifest.recipe.get('store')}",
             hint="pass --overwrite to replace it, or another --out",
         )
-    missing = [entry.name for entry in manifest.shards if not (folder / entry.name).is_file()]
-    if missing:
-        raise SetError(
-            f"shard {missing[0]} is missing", path=folder, hint="pass --overwrite to replay again"
-        )
+    check_shards(folder, manifest)
     return manifest, set_digest
 
 

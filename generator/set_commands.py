@@ -10,10 +10,12 @@ import click
 
 from manifests import command_line as common
 from manifests.errors import ConfigError
+from manifests.option_types import ListType, LocationType
+from manifests.progress import progress_maker
 
 
 @click.command()
-@click.argument("paths", metavar="SETS...", nargs=-1, required=True, type=common.LocationType())
+@click.argument("paths", metavar="SETS...", nargs=-1, required=True, type=LocationType())
 @common.out_option("Folder for the merged sets, one subfolder per category.", required=True)
 @click.option(
     "--renumber",
@@ -60,12 +62,11 @@ def merge(
     cutswap-gen merge monday tuesday --out shards
     cutswap-gen merge seed-0 seed-1 --renumber --out shards
     """
-    from generator.describe import describe_merge, merge_json
+    from generator.describe_made import describe_merge, merge_json
     from generator.merge import merge_sets
 
-    summaries = []
-    for folders in _to_merge(paths, categories):
-        summary = merge_sets(
+    summaries = (
+        merge_sets(
             folders,
             out,
             renumber=renumber,
@@ -74,17 +75,15 @@ def merge(
             store=store,
             jobs=jobs or os.cpu_count() or 1,
             overwrite=overwrite,
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=quiet),
         )
-        summaries.append(summary)
-        if not as_json:
-            common.say(describe_merge(summary))
-    if as_json:
-        click.echo(json.dumps([merge_json(summary) for summary in summaries], indent=1))
+        for folders in _to_merge(paths, categories)
+    )
+    common.report(summaries, as_json=as_json, words=describe_merge, plain=merge_json)
 
 
 @click.command()
-@click.argument("path", metavar="SET", type=common.LocationType())
+@click.argument("path", metavar="SET", type=LocationType())
 @common.out_option("Folder for the subset, one subfolder per category.", required=True)
 @click.option(
     "--image",
@@ -93,10 +92,10 @@ def merge(
     metavar="GLOB",
     help="Only images whose path below the data folder matches; * matches / too (repeatable).",
 )
-@click.option("--policies", type=common.ListType(), help="Only negatives of these kinds.")
+@click.option("--policies", type=ListType(), help="Only negatives of these kinds.")
 @click.option(
     "--levels",
-    type=common.ListType(int),
+    type=ListType(int),
     help="Only negatives of these saliency levels, beside those that have none.",
 )
 @click.option("--fraction", type=float, help="This part of the images, at random: above 0, to 1.")
@@ -116,7 +115,7 @@ def subset(
     cutswap-gen subset shards --category bottle --policies swap --out swaps
     cutswap-gen subset shards --fraction 0.1 --seed 3 --out few
     """
-    from generator.describe import describe_subset, subset_json
+    from generator.describe_made import describe_subset, subset_json
     from generator.subset import subset_set
 
     if not (images or policies or levels or categories) and fraction is None:
@@ -124,9 +123,8 @@ def subset(
             "nothing is chosen",
             hint="pass --category, --image, --policies, --levels or --fraction",
         )
-    summaries = []
-    for folder in common.sets_at(path, categories):
-        summary = subset_set(
+    summaries = (
+        subset_set(
             folder,
             out,
             images=images,
@@ -136,18 +134,16 @@ def subset(
             seed=seed,
             jobs=jobs or os.cpu_count() or 1,
             overwrite=overwrite,
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=quiet),
         )
-        summaries.append(summary)
-        if not as_json:
-            common.say(describe_subset(summary))
-    if as_json:
-        click.echo(json.dumps([subset_json(summary) for summary in summaries], indent=1))
+        for folder in common.sets_at(path, categories)
+    )
+    common.report(summaries, as_json=as_json, words=describe_subset, plain=subset_json)
 
 
 @click.command()
-@click.argument("a", type=common.LocationType())
-@click.argument("b", type=common.LocationType())
+@click.argument("a", type=LocationType())
+@click.argument("b", type=LocationType())
 @common.category_option
 @common.json_option
 @common.domain_errors
@@ -175,7 +171,7 @@ def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("path", metavar="SET", type=common.LocationType())
+@click.argument("path", metavar="SET", type=LocationType())
 @common.out_option("Folder for the trees, one subfolder per category.", required=True)
 @click.option(
     "--to",
@@ -184,9 +180,7 @@ def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
     show_default=True,
     help="Layout: normal, abnormal and mask, as anomalib's Folder takes them; or MVTec AD's.",
 )
-@click.option(
-    "--policies", type=common.ListType(), help="Only these kinds of negatives.  [default: all]"
-)
+@click.option("--policies", type=ListType(), help="Only these kinds of negatives.  [default: all]")
 @common.category_option
 @common.jobs_option
 @common.overwrite_option
@@ -202,27 +196,25 @@ def export(path, out, to, policies, categories, jobs, overwrite, as_json, quiet)
     cutswap-gen export shards --out pngs
     cutswap-gen export shards --out like-mvtec --to mvtec --policies swap
     """
-    from generator.export_images import export_images
+    from generator.export_images import ExportSummary, export_images
 
-    summaries = []
-    for folder in common.sets_at(path, categories):
-        summary = export_images(
+    def words(summary: ExportSummary) -> list[str]:
+        made = f"{summary.normals} normal images, {summary.negatives} negatives and their masks"
+        return [f"{summary.folder}: {made}"]
+
+    summaries = (
+        export_images(
             folder,
             out,
             to=to,
             policies=policies or (),
             jobs=jobs or os.cpu_count() or 1,
             overwrite=overwrite,
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=quiet),
         )
-        summaries.append(summary)
-        if not as_json:
-            click.echo(
-                f"{summary.folder}: {summary.normals} normal images, {summary.negatives} negatives "
-                "and their masks"
-            )
-    if as_json:
-        click.echo(json.dumps([summary.to_json() for summary in summaries], indent=1))
+        for folder in common.sets_at(path, categories)
+    )
+    common.report(summaries, as_json=as_json, words=words, plain=ExportSummary.to_json)
 
 
 def _to_merge(paths: tuple[Path | str, ...], categories: tuple[str, ...]) -> list[list[Path]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,10 +9,12 @@ import click
 
 from manifests import command_line as common
 from manifests.errors import ConfigError
+from manifests.option_types import LocationType
+from manifests.progress import progress_maker
 
 
 @click.command("export-recipe")
-@click.argument("path", metavar="SET", type=common.LocationType())
+@click.argument("path", metavar="SET", type=LocationType())
 @click.option(
     "-o",
     "--output",
@@ -50,17 +51,20 @@ def export_recipe(path, output: Path, categories, with_donors: bool, as_json: bo
         )
     if is_folder:
         output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for folder in folders:
-        with NegativeSet.open(folder) as negative_set:
-            name = f"{negative_set.manifest.category}.recipe"
-            target = output / name if is_folder else output
-            summary = write_recipe(target, negative_set, with_donors=with_donors)
-        written.append((target, summary))
-        if not as_json:
-            common.say(describe_export(target, summary))
-    if as_json:
-        click.echo(json.dumps([export_json(*row) for row in written], indent=1))
+
+    def written():
+        for folder in folders:
+            with NegativeSet.open(folder) as negative_set:
+                name = f"{negative_set.manifest.category}.recipe"
+                target = output / name if is_folder else output
+                yield target, write_recipe(target, negative_set, with_donors=with_donors)
+
+    common.report(
+        written(),
+        as_json=as_json,
+        words=lambda row: describe_export(*row),
+        plain=lambda row: export_json(*row),
+    )
 
 
 @click.command()
@@ -100,17 +104,15 @@ def replay(files: tuple[Path, ...], **options) -> None:
     \b
     cutswap-gen replay bottle.recipe --data mvtec/ --out shards
     """
-    from generator.describe_recipe import describe_replay, replay_json
+    from generator.describe_made import describe_replay, replay_json
     from generator.replay import replay_set
 
     if options["expect"] and len(files) > 1:
         raise ConfigError(
             "--expect names one set", got=f"{len(files)} recipes", hint="replay one at a time"
         )
-    quiet = options["quiet"]
-    summaries = []
-    for file in files:
-        summary = replay_set(
+    summaries = (
+        replay_set(
             file,
             options["data"],
             options["out"],
@@ -120,13 +122,11 @@ def replay(files: tuple[Path, ...], **options) -> None:
             overwrite=options["overwrite"],
             max_pixels=round(options["max_megapixels"] * 1e6),
             expect=options["expect"],
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=options["quiet"]),
         )
-        summaries.append(summary)
-        if not options["as_json"]:
-            common.say(describe_replay(summary))
-    if options["as_json"]:
-        click.echo(json.dumps([replay_json(summary) for summary in summaries], indent=1))
+        for file in files
+    )
+    common.report(summaries, as_json=options["as_json"], words=describe_replay, plain=replay_json)
 
 
 @click.command("dump-recipe")
@@ -172,24 +172,23 @@ def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quie
 
     if not is_url(url):
         raise ConfigError("is no URL", path=url, hint="write file:///full/path for a folder")
-    summaries = []
-    for folder in common.chosen(find_sets(path), categories, path):
-        summary = push_set(
+
+    def words(summary) -> list[str]:
+        sent = f"{summary.sent_shards} shards sent, {summary.present_shards} were there"
+        return [f"{summary.url}: {sent}", f"  set digest {summary.set_digest}"]
+
+    summaries = (
+        push_set(
             folder,
             url if folder == path else below(url, folder.name),
             overwrite=overwrite,
             check=check,
             jobs=jobs,
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=quiet),
         )
-        summaries.append(summary)
-        if not as_json:
-            click.echo(
-                f"{summary.url}: {summary.sent_shards} shards sent, "
-                f"{summary.present_shards} were there\n  set digest {summary.set_digest}"
-            )
-    if as_json:
-        click.echo(json.dumps([vars(summary) for summary in summaries], indent=1))
+        for folder in common.chosen(find_sets(path), categories, path)
+    )
+    common.report(summaries, as_json=as_json, words=words, plain=vars)
 
 
 @click.command()
@@ -227,25 +226,26 @@ def pull(url: str, out: Path, categories, expect, jobs, overwrite, as_json, quie
         named = {one.split("?")[0].rstrip("/").rsplit("/", 1)[-1]: one for one in urls}
         folders = common.chosen([Path(name) for name in named], categories, redacted(url))
         urls = [named[folder.name] for folder in folders]
-    if expect and len(urls) > 1:
-        raise ConfigError(
-            "--expect names one set",
-            path=redacted(url),
-            got=f"{len(urls)} sets",
-            hint="use --category",
-        )
-    pulled = []
-    for one in urls:
-        folder, digest = pull_set(
+    common.check_expect_one(expect, urls, path=redacted(url))
+
+    def words(pulled: tuple[Path, str]) -> list[str]:
+        folder, digest = pulled
+        return [f"{folder}: whole and unchanged", f"  set digest {digest}"]
+
+    pulled = (
+        pull_set(
             one,
             out,
             expect=expect,
             jobs=jobs,
             overwrite=overwrite,
-            make_progress=lambda label, unit: common.Progress(label, unit, quiet=quiet),
+            make_progress=progress_maker(quiet=quiet),
         )
-        pulled.append({"folder": str(folder), "set_digest": digest})
-        if not as_json:
-            click.echo(f"{folder}: whole and unchanged\n  set digest {digest}")
-    if as_json:
-        click.echo(json.dumps(pulled, indent=1))
+        for one in urls
+    )
+    common.report(
+        pulled,
+        as_json=as_json,
+        words=words,
+        plain=lambda row: {"folder": str(row[0]), "set_digest": row[1]},
+    )

@@ -6,56 +6,43 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from generator.assembly import assemble, writing
-from generator.copied_shard import CopyUnit, copy_unit, plan_unit
-from generator.leftovers import disk_bytes, finished_set, settle
+from generator.copied_shard import CopyUnit, plan_unit
+from generator.leftovers import disk_bytes
+from generator.rearrangement import Draft, rearrange
 from generator.set_rows import NegativeRow, NormalRow, SetRows, check_apart, row_tally
+from generator.set_summary import SetSummary
 from manifests.errors import ConfigError
-from manifests.familiar import mark_familiar
+from manifests.progress import ProgressMaker
 from manifests.schema import (
     Manifest,
     ShardEntry,
     origin,
-    set_digest_of,
+    shard_fields,
     shard_name,
     tally,
-    write_manifest,
 )
 from manifests.versions import library_versions
 
 _LISTED = 5
 
-ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
 
-
-@dataclass(frozen=True)
-class SubsetSummary:
+@dataclass(frozen=True, kw_only=True)
+class SubsetSummary(SetSummary):
     """What a subset did.
 
     Attributes:
         n_normals, n_negatives: of the set it is part of.
-        resumed_shards: shards an earlier, interrupted run had finished.
-        is_unchanged: the set was already there, whole, of the same selection.
-        seconds: wall time of this run.
     """
 
-    folder: Path
-    set_digest: str
-    manifest: Manifest
     n_normals: int
     n_negatives: int
-    resumed_shards: int
-    is_unchanged: bool
-    seconds: float
-    disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -129,38 +116,24 @@ def subset_set(
     check_apart(folder, [rows])
     made_from = origin("subset", sets=[rows.set_digest], options=selection.options)
     normals, negatives = _chosen(rows, selection)
-    finished = finished_set(folder, made_from, overwrite=overwrite)
-    made = None
-    if finished is None:
-        units = _units(rows, normals, negatives, made_from)
-    with writing(folder):
-        if finished is None:
-            # Another run may have finished one since.
-            finished = finished_set(folder, made_from, overwrite=overwrite)
-        if finished is None:
-            label = f"subset {rows.manifest.category}"
-            made = assemble(
-                units,
-                partial(copy_unit, folder=folder),
-                folder,
-                jobs=jobs,
-                overwrite=overwrite,
-                progress=make_progress(label, "images") if make_progress else None,
-            )
-            manifest = _manifest(rows.manifest, selection, made.entries, negatives, made_from)
-            finished = manifest, write_manifest(folder, manifest)
-            mark_familiar(folder)
-        else:
-            settle(folder)
-    manifest, set_digest = finished
+    there = rearrange(
+        folder,
+        made_from,
+        lambda: Draft(
+            units=_units(rows, normals, negatives, made_from),
+            manifest=lambda entries: _manifest(
+                rows.manifest, selection, entries, negatives, made_from
+            ),
+        ),
+        jobs=jobs,
+        overwrite=overwrite,
+        make_progress=make_progress,
+    )
     return SubsetSummary(
+        **vars(there),
         folder=folder,
-        set_digest=set_digest,
-        manifest=manifest,
         n_normals=len(rows.normals),
         n_negatives=len(rows.negatives),
-        resumed_shards=len(manifest.shards if made is None else made.resumed),
-        is_unchanged=made is None,
         seconds=time.monotonic() - started,
         disk_bytes=disk_bytes(folder),
     )
@@ -288,9 +261,7 @@ def _manifest(
         recipe=recipe,
         counts=counts,
         fallbacks=fallbacks,
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
+        **shard_fields(entries),
         versions=library_versions(),
         origin=made_from,
     )

@@ -1,94 +1,24 @@
-"""What both command lines share: options that mean the same everywhere, errors, progress.
-
-The only module outside the two `cli.py` that knows click.
-"""
+"""What both command lines share: options that mean the same everywhere, errors, answers."""
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import click
 
-from manifests.durations import duration
 from manifests.errors import BadImages, ConfigError, CutswapError
 from manifests.terminal import printable
 
 MAX_LISTED_ERRORS = 20
+Answer = TypeVar("Answer")
 _NO_SECTIONS: Mapping[str, Sequence[str]] = MappingProxyType({})
-
-
-class SizeType(click.ParamType):
-    """`256` (square) or `HxW`, as (height, width)."""
-
-    name = "PX|HxW"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        try:
-            sides = tuple(int(part) for part in parts)
-        except ValueError:
-            sides = ()
-        if len(sides) not in (1, 2):
-            self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH", param, ctx)
-        return (sides[0], sides[-1])
-
-
-class LocationType(click.ParamType):
-    """A folder, or the URL of a set, which stays text: a Path would turn `s3://` into `s3:/`."""
-
-    name = "PATH|URL"
-
-    def convert(self, value, param, ctx):
-        from manifests.url import is_url
-
-        return value if isinstance(value, Path) or is_url(value) else Path(value)
-
-
-class RangeType(click.ParamType):
-    """`LOW,HIGH` as a pair of numbers."""
-
-    name = "LOW,HIGH"
-
-    def __init__(self, kind: type = float) -> None:
-        self.kind = kind
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        try:
-            low, high = (self.kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not two numbers LOW,HIGH", param, ctx)
-        if low > high:
-            self.fail(f"{value!r}: the first number must not exceed the second", param, ctx)
-        return (low, high)
-
-
-class ListType(click.ParamType):
-    """Comma-separated values of one kind, as a tuple."""
-
-    def __init__(self, kind: type = str, name: str = "A,B,...") -> None:
-        self.kind = kind
-        self.name = name
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple):
-            return value
-        try:
-            items = tuple(self.kind(part.strip()) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list", param, ctx)
-        if "" in items or len(set(items)) != len(items):
-            self.fail(f"{value!r} has an empty or repeated entry", param, ctx)
-        return items
 
 
 def out_option(help_text: str, **settings):
@@ -212,10 +142,60 @@ def domain_errors(command: Callable) -> Callable:
     return run
 
 
-def say(lines: Iterable[str]) -> None:
-    """Prints lines that may hold a stranger's words."""
+def say(lines: Iterable[str], *, err: bool = False) -> None:
+    """Prints lines that may hold a stranger's words, on stdout or stderr."""
     for line in lines:
-        click.echo(printable(line))
+        click.echo(printable(line), err=err)
+
+
+def report(
+    answers: Iterable[Answer],
+    *,
+    as_json: bool,
+    words: Callable[[Answer], Iterable[str]],
+    plain: Callable[[Answer], object],
+) -> None:
+    """Prints answers: in words, each as soon as it is there, or as one JSON list at the end.
+
+    Args:
+        answers: one per category; taken one by one, so that a generator may do the work.
+        words: an answer as lines.
+        plain: an answer as plain JSON types.
+    """
+    rows = []
+    for answer in answers:
+        rows.append(plain(answer))
+        if not as_json:
+            say(words(answer))
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+
+
+def report_problems(found: Iterable[tuple[Path, Sequence[CutswapError]]], *, as_json: bool) -> int:
+    """Prints what is wrong with each folder, like `report`, and returns how many things are."""
+    rows = []
+    for folder, problems in found:
+        rows += [{"folder": str(folder), **problem.to_json()} for problem in problems]
+        if not as_json:
+            say([f"{folder}: {problem}" for problem in problems])
+            if not problems:
+                say([f"{folder}: whole and unchanged"])
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    return len(rows)
+
+
+def check_expect_one(
+    expect: str | None, found: Sequence[object], *, path: Path | str, noun: str = "set"
+) -> None:
+    """Raises ConfigError where `--expect` is given and there are several it could be meant for."""
+    if expect and len(found) > 1:
+        raise ConfigError(
+            f"--expect names one {noun}",
+            path=path,
+            got=f"{len(found)} {noun}s",
+            hint="use --category",
+        )
 
 
 def _show_warning(message, *_where: object) -> None:
@@ -275,45 +255,3 @@ class SectionedGroup(click.Group):
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
-
-
-class Progress:
-    """One line on stderr: what, how far, how fast, how long still.
-
-    On a terminal the line is rewritten; elsewhere a new one is printed every ten seconds, so that
-    logs stay short. Durations go nowhere else: they belong to no digest.
-    """
-
-    def __init__(self, label: str, unit: str, *, quiet: bool = False) -> None:
-        self.label, self.unit, self.quiet = label, unit, quiet
-        self.is_terminal = sys.stderr.isatty()
-        self.started = time.monotonic()
-        self.first_done: int | None = None
-        self.last_shown = -1e9
-        self.width = 0
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        if self.quiet:
-            return
-        now = time.monotonic()
-        if self.first_done is None:
-            # Work that an earlier run had finished must not count as speed.
-            self.first_done, self.started = done, now
-        is_last = done >= total
-        if now - self.last_shown < (0.1 if self.is_terminal else 10.0) and not is_last:
-            return
-        self.last_shown = now
-        elapsed = now - self.started
-        fresh = done - self.first_done
-        text = f"{self.label}  {done}/{total} {self.unit}"
-        if fresh > 0 and elapsed > 0:
-            rate = fresh / elapsed
-            text += f"  {rate:.1f}/s" if rate >= 1 else f"  {1 / rate:.1f} s each"
-            text += f"  {duration(elapsed)} so far" if is_last else ""
-            text += "" if is_last else f"  {duration((total - done) / rate)} left"
-        text += f"  {note}" if note else ""
-        if self.is_terminal:
-            click.echo("\r" + text.ljust(self.width), err=True, nl=is_last)
-            self.width = len(text)
-        else:
-            click.echo(text, err=True)

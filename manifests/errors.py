@@ -49,6 +49,16 @@ class CutswapError(Exception):
             line += f"; {self.hint}"
         return " ".join(line.split())
 
+    def to_json(self) -> dict[str, str | None]:
+        """The fields as plain JSON types, for commands that list problems."""
+        return {
+            "kind": type(self).__name__,
+            "what": self.what,
+            "path": self.path,
+            "expected": None if self.expected is None else str(self.expected),
+            "got": None if self.got is None else str(self.got),
+        }
+
     def __reduce__(self):
         # Errors cross process boundaries (joblib workers), so they must survive pickling whole.
         return (_rebuild, (type(self), dict(self.__dict__)))

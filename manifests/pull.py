@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from manifests.errors import DigestError, OutputError, SetError
 from manifests.location import Location
 from manifests.lock import folder_lock
 from manifests.probe import mark_familiar, probe_shards
+from manifests.progress import ProgressMaker
 from manifests.remote_manifest import named_after, one_set, remote_manifest
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
@@ -30,9 +31,6 @@ from manifests.shard import Shard
 from manifests.transfer import RETRIES, Patience, fetch_file, run_all
 
 JOBS = 4
-ProgressMaker = Callable[[str, str], Callable[[int, int], None]]
-"""From a label and the name of a unit to a function of how many are done and how many there are."""
-
 _UNFINISHED = (".shard-*.h5.part", ".shard-*.tmp-*", ".manifest.*.tmp-*")
 
 

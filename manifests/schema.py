@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.atomic import write_atomic
+from manifests.bounded_file import read_bounded
 from manifests.digest import bytes_digest
 from manifests.errors import DigestError, SetError
 from manifests.manifest_json import MAX_MANIFEST_BYTES, check_canonical, parse_manifest
@@ -23,6 +24,7 @@ from manifests.shard_entry import (
     is_text_table,
     require,
     set_digest_of,
+    shard_fields,
     shard_name,
 )
 from manifests.strict_json import dump_json
@@ -42,6 +44,7 @@ __all__ = [
     "read_manifest",
     "set_digest_of",
     "settle_manifest",
+    "shard_fields",
     "shard_name",
     "tally",
     "write_manifest",
@@ -306,7 +309,11 @@ def read_manifest_bytes(folder: Path) -> bytes:
     Raises:
         SetError: missing, not a plain file, or too large.
     """
-    return _read_bounded(Path(folder) / MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    return _read(
+        Path(folder) / MANIFEST_NAME,
+        MAX_MANIFEST_BYTES,
+        hint="an unfinished build has none: run cutswap-gen build again, it resumes",
+    )
 
 
 def read_recorded_digests(folder: Path) -> tuple[str, ...]:
@@ -318,24 +325,15 @@ def read_recorded_digests(folder: Path) -> tuple[str, ...]:
         SetError: missing or malformed.
     """
     path = Path(folder) / MANIFEST_DIGEST_NAME
-    lines = _read_bounded(path, 1024).splitlines()
+    lines = _read(path, 1024).splitlines()
     found = [re.fullmatch(rb"([0-9a-f]{64}) [ *]manifest\.json", line) for line in lines]
     if not 1 <= len(found) <= 2 or None in found:
         raise SetError("is malformed", path=path, expected=f"'<sha256>  {MANIFEST_NAME}'")
     return tuple(match[1].decode("ascii") for match in found if match is not None)
 
 
-def _read_bounded(path: Path, max_bytes: int) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        hint = None
-        if path.name == MANIFEST_NAME:
-            hint = "an unfinished build has none: run cutswap-gen build again, it resumes"
-        raise SetError("there is no such file", path=path, hint=hint)
+def _read(path: Path, max_bytes: int, *, hint: str | None = None) -> bytes:
     try:
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise SetError(f"cannot be read ({error.strerror})", path=path) from error
-    if len(data) > max_bytes:
-        raise SetError("is too large", path=path, expected=f"at most {max_bytes} bytes")
-    return data
+        return read_bounded(path, max_bytes, error=SetError)
+    except FileNotFoundError:
+        raise SetError("there is no such file", path=path, hint=hint) from None

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from manifests.errors import SetError
 
@@ -94,6 +95,20 @@ def set_digest_of(digests: Iterable[str]) -> str:
     for digest in digests:
         hasher.update(bytes.fromhex(digest))
     return hasher.hexdigest()
+
+
+def shard_fields(entries: Iterable[ShardEntry]) -> dict[str, Any]:
+    """The fields of a manifest that follow from its shards, by name.
+
+    Args:
+        entries: in the order of their names.
+    """
+    shards = tuple(entries)
+    return {
+        "shards": shards,
+        "content_digest": set_digest_of(entry.content_digest for entry in shards),
+        "saliency_digest": set_digest_of(entry.saliency_digest for entry in shards),
+    }
 
 
 def require(condition: bool, what: str) -> None:

@@ -177,33 +177,31 @@ def test_two_at_once_one_wins(shop, tmp_path, name, times):
 @pytest.mark.parametrize("name", ["merge", "subset"])
 def test_a_set_that_another_run_finishes_meanwhile_is_left_alone(shop, tmp_path, monkeypatch, name):
     # The folder was empty when this run looked, and is somebody's set when it gets the lock.
-    from generator import merge, subset
+    from generator import merge, rearrangement, subset
 
     sets = shop.world.sets
-    module, ours, theirs = {
+    ours, theirs = {
         "merge": (
-            merge,
             lambda: merge.merge_sets([sets["first"], sets["second"]], tmp_path),
             lambda: merge.merge_sets([sets["second"], sets["first"]], tmp_path),
         ),
         "subset": (
-            subset,
             lambda: subset.subset_set(sets["first"], tmp_path, policies=("cutpaste",)),
             lambda: subset.subset_set(sets["first"], tmp_path, policies=("random-swap",)),
         ),
     }[name]
-    real = module.writing
+    real = rearrangement.writing
 
     @contextmanager
     def late(folder):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "writing", real)
+            patch.setattr(rearrangement, "writing", real)
             theirs()
         with real(folder):
             yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "writing", late)
+        patch.setattr(rearrangement, "writing", late)
         with pytest.raises(SetError, match="--overwrite"):
             ours()
     assert verify_set(tmp_path / NAME) == []

@@ -14,6 +14,7 @@ from test_gen_pipeline import build, digests, good_photos
 import generator.saliency
 from generator.stored_saliency import EMBEDDED_DIGEST, EMBEDDED_LEVELS
 from manifests.schema import read_manifest, write_manifest
+from reference.interruptions import stopped_after_one_shard
 
 # All that reuse must get right at once: fewer levels, other policies, regions and repeats.
 OTHER = (
@@ -71,17 +72,8 @@ def test_interrupted_build_resumes_to_equal_bytes(
 ):
     import generator.unit
 
-    write, written = generator.unit.write_shard, []
-
-    def write_one_and_stop(path, *rows, **options):
-        if written:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        return write(path, *rows, **options)
-
     reuse = ("--reuse-saliency", built)
-    with monkeypatch.context() as patch:
-        patch.setattr(generator.unit, "write_shard", write_one_and_stop)
+    with stopped_after_one_shard(monkeypatch, generator.unit):
         build(sample_data, tmp_path, *OTHER, *reuse, exit_code=130)
     folder = tmp_path / category_name
     assert [path.name for path in folder.glob("*.h5")] == ["shard-00000.h5"]

@@ -19,6 +19,7 @@ from manifests.errors import ConfigError, DigestError, SetError
 from manifests.negative_set import NegativeSet
 from manifests.schema import read_manifest
 from manifests.verify import verify_set
+from reference.interruptions import stopped_after_one_shard
 from reference.loose_sets import contents, loose_set
 from reference.small_sets import records
 
@@ -145,18 +146,11 @@ def test_into_itself_is_refused(whole):
 def test_interrupted_subset_resumes_to_equal_bytes(whole, tmp_path, monkeypatch):
     selection = {"images": ("*é[1-7]*",), "policies": ("swap", "sgsf")}
     finished = subset_set(whole, tmp_path / "whole", **selection)
-    write, written = generator.copied_shard.write_shard, []
-
-    def write_one_and_stop(path, *arguments, **options):
-        if written:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        return write(path, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(generator.copied_shard, "write_shard", write_one_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            subset_set(whole, tmp_path / "out", **selection)
+    with (
+        stopped_after_one_shard(monkeypatch, generator.copied_shard) as written,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        subset_set(whole, tmp_path / "out", **selection)
     folder = tmp_path / "out" / "tiles"
     assert [path.name for path in folder.iterdir()] == written
     resumed = subset_set(whole, tmp_path / "out", **selection)

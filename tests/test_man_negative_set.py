@@ -460,7 +460,7 @@ def test_a_changed_manifest_or_digest_file_is_refused(fresh):
         NegativeSet.open(fresh)
     path.unlink()
     path.symlink_to("/etc/hostname")
-    with pytest.raises(SetError, match=r"manifest\.json: there is no such file"):
+    with pytest.raises(SetError, match=r"manifest\.json: is not a plain file"):
         NegativeSet.open(fresh)
 
 

@@ -15,6 +15,7 @@ from manifests.errors import ConfigError, DigestError, SetError
 from manifests.remote import RemoteError, find_remote_sets, open_location, pull_set, push_set
 from manifests.schema import write_manifest
 from manifests.verify import verify_set
+from reference.folders import names, same
 from reference.small_sets import write_set
 
 SHARD = "shard-00001.h5"
@@ -66,18 +67,6 @@ def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original") / "tiles"
     write_set(folder, shards=3, n=3, r=6)
     return folder
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def same(folder, original):
-    assert names(folder) == names(original)
-    assert all(
-        (folder / name).read_bytes() == (original / name).read_bytes() for name in names(folder)
-    )
-    return True
 
 
 def test_a_folder_gets_the_set_and_nothing_else(original, tmp_path):

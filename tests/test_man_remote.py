@@ -24,6 +24,7 @@ from manifests.remote import RemoteError, find_remote_sets, is_url, open_locatio
 from manifests.schema import read_manifest
 from manifests.url import below, redacted
 from manifests.verify import verify_set
+from reference.folders import names, same
 from reference.servers import Answer, file_server, plain_server
 from reference.small_sets import write_set
 
@@ -48,19 +49,6 @@ def quick(monkeypatch, tmp_path):
 @pytest.fixture
 def parsing(quick, monkeypatch):
     monkeypatch.setattr(pull, "probe_shards", probe_shards)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def same(folder, published):
-    """Whether `folder` holds the published files and nothing else."""
-    assert names(folder) == names(published)
-    assert all(
-        (folder / name).read_bytes() == (published / name).read_bytes() for name in names(folder)
-    )
-    return True
 
 
 def one_line(error):

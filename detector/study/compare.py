@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from detector.study.report import write_report
 from detector.study.runner import Runner, RunSummary
 from detector.study.validation import write_split
 from manifests.errors import ConfigError
-
-ProgressMaker = Callable[[str, str], Callable[..., None]]
+from manifests.progress import ProgressMaker
 
 
 @dataclass(frozen=True)

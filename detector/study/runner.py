@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from manifests.datasets import Category, open_data
 from manifests.errors import ConfigError, CutswapError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.negative_set import NegativeSet
-
-ProgressMaker = Callable[[str, str], Callable[..., None]]
+from manifests.progress import ProgressMaker
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from manifests.digest import array_digest, bytes_digest
+from manifests.digest import array_digest
 from manifests.familiar import mark_familiar
 from manifests.negative_set import NegativeSet
-from manifests.schema import Manifest, origin, set_digest_of, shard_name, tally, write_manifest
-from manifests.shard import write_shard
+from reference.set_writer import SetWriter
 from reference.small_sets import H, W
 
 RECIPE = {
@@ -25,8 +24,7 @@ def loose_set(
     folder, normals, negatives, donors, *, recipe=None, shard_images=3, store="pixels", **changes
 ):
     """A set of these records in `folder`; `changes` are fields of its manifest."""
-    folder.mkdir(parents=True)
-    entries, rows = [], []
+    writer = SetWriter(folder)
     for start in range(0, len(normals), shard_images):
         part = normals[start : start + shard_images]
         own = [
@@ -34,43 +32,19 @@ def loose_set(
             for row in negatives
             if start <= row.normal < start + len(part)
         ]
-        entries.append(
-            write_shard(
-                folder / shard_name(len(entries)),
-                part,
-                own,
-                donors=donors,
-                store=store,
-                unit_digest=bytes_digest(f"{folder} {start}".encode()),
-                environment={"numpy": np.__version__, "threads": "1"},
-            )
+        writer.add(
+            part,
+            own,
+            donors,
+            store=store,
+            unit=f"{folder} {start}",
+            environment={"numpy": np.__version__, "threads": "1"},
         )
-        rows += [(row.policy, row.level, row.fallback) for row in own]
-    counts, fallbacks = tally(len(normals), rows)
     fields = {
-        "category": "tiles",
-        "format": "folder",
-        "licence": "",
-        "attribution": "",
-        "split_rule": "all images",
-        "training_files": tuple(sorted(row.file_sha256 for row in normals)),
-        "duplicates": 0,
-        "skipped": (),
+        "recipe": {**RECIPE, "store": store, "shard_images": shard_images, **(recipe or {})},
         "saliency": "stored" if normals[0].saliency else "unused",
     }
-    manifest = Manifest(
-        schema_version=1,
-        recipe={**RECIPE, "store": store, "shard_images": shard_images, **(recipe or {})},
-        counts=counts,
-        fallbacks=fallbacks,
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
-        versions={"numpy": np.__version__},
-        origin=origin("build"),
-        **{**fields, **changes},
-    )
-    write_manifest(folder, manifest)
+    writer.finish(**{**fields, **changes})
     mark_familiar(folder)
     return folder
 

@@ -16,8 +16,8 @@ from manifests.digest import array_digest, bytes_digest
 from manifests.edits import Blend, ColourShift, Copy, DonorTransform, render
 from manifests.geometry import Geometry
 from manifests.images import decode_image, fit_image
-from manifests.schema import Manifest, origin, set_digest_of, shard_name, tally, write_manifest
-from manifests.shard import NegativeRecord, NormalRecord, negative_digest, write_shard
+from manifests.shard import NegativeRecord, NormalRecord, negative_digest
+from reference.set_writer import SetWriter
 from reference.small_sets import LEVELS, picture
 
 GEOMETRY = Geometry(32, 44, "letterbox")
@@ -96,14 +96,13 @@ def photo_set(
     Every normal has a swap, a turned scar and, unless `donor` is "", a blend: "lent" takes the
     donor from the normals of another shard, "foreign" from outside the set.
     """
-    folder.mkdir(parents=True)
     loaded = []
     for source in sources:
         raw = (data / source).read_bytes()
         canvas, placement = fit_image(decode_image(raw, path=source), GEOMETRY)
         loaded.append((source, bytes_digest(raw), canvas, placement.canvas_box))
     foreign = picture(99, 17, 23)
-    entries, rows = [], []
+    writer = SetWriter(folder)
     for number, start in enumerate(range(0, len(loaded), per_shard)):
         lender = foreign if donor == "foreign" else loaded[start - 1][2]
         donors = {array_digest(lender): lender}
@@ -126,22 +125,9 @@ def photo_set(
                 )
             )
             negatives += _negatives(canvas, row, donors if donor else {})
-        rows += [(one.policy, one.level, one.fallback) for one in negatives]
-        entries.append(
-            write_shard(
-                folder / shard_name(number),
-                normals,
-                negatives,
-                donors=donors,
-                store=store,
-                unit_digest=bytes_digest(str(number).encode()),
-            )
-        )
-    counts, fallbacks = tally(len(loaded), rows)
-    manifest = Manifest(
-        schema_version=1,
+        writer.add(normals, negatives, donors, store=store, unit=str(number))
+    return writer.finish(
         category=category,
-        format="folder",
         recipe={
             "geometry": GEOMETRY.to_json(), "seed": 0, "store": store, "policies": ["swap", "scar"],
             "levels": sorted(LEVELS) if has_saliency else [], "precision": "fp32",
@@ -149,21 +135,9 @@ def photo_set(
             "clusters": {"k": 2, "choice": "max"} if has_saliency else None,
         },
         licence=licence,
-        attribution="",
-        split_rule="all images",
-        training_files=tuple(sorted(digest for _, digest, _, _ in loaded)),
-        duplicates=0,
-        skipped=(),
-        counts=counts,
-        fallbacks=fallbacks,
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
         versions={"pillow": "9.0.0", "opencv-python-headless": "4.1.2"},
         saliency="stored" if has_saliency else "unused",
-        origin=origin("build"),
     )  # fmt: skip
-    return manifest, write_manifest(folder, manifest)
 
 
 def _negatives(canvas, row, donors) -> list[NegativeRecord]:

@@ -4,8 +4,8 @@ import numpy as np
 
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import Blend, ColourShift, Copy, DonorTransform, render
-from manifests.schema import Manifest, origin, set_digest_of, shard_name, tally, write_manifest
-from manifests.shard import NegativeRecord, NormalRecord, Shard, negative_digest, write_shard
+from manifests.shard import NegativeRecord, NormalRecord, Shard, negative_digest
+from reference.set_writer import SetWriter
 
 H, W = 32, 44
 LEVELS = {4: (2, 3), 10: (5, 7)}
@@ -80,45 +80,23 @@ def records(n=4, r=9, *, seed=0, category="tiles"):
 
 def write_set(folder, *, store="pixels", shards=2, category="tiles", n=4, r=9):
     """A whole set in `folder`; returns its manifest and set digest."""
-    folder.mkdir(parents=True)
-    entries, files, rows = [], [], []
+    writer = SetWriter(folder)
     for number in range(shards):
         normals, negatives, donors = records(n, r, seed=number, category=category)
-        entries.append(
-            write_shard(
-                folder / shard_name(number),
-                normals,
-                negatives,
-                donors=donors,
-                store=store,
-                unit_digest=bytes_digest(f"{category} {number}".encode()),
-                environment={"numpy": np.__version__},
-            )
+        writer.add(
+            normals,
+            negatives,
+            donors,
+            store=store,
+            unit=f"{category} {number}",
+            environment={"numpy": np.__version__},
         )
-        files += [row.file_sha256 for row in normals]
-        rows += [(row.policy, row.level, row.fallback) for row in negatives]
-    counts, fallbacks = tally(len(files), rows)
-    manifest = Manifest(
-        schema_version=1,
+    return writer.finish(
         category=category,
-        format="folder",
         recipe={"geometry": {"height": H, "width": W, "fit": "stretch"}, "seed": 0, "area": 0.15},
-        licence="",
         attribution="Ölmühle GmbH",
-        split_rule="all images",
-        training_files=tuple(sorted(files)),
-        duplicates=0,
         skipped=({"source": "train/broken.png", "reason": "truncated"},),
-        counts=counts,
-        fallbacks=fallbacks,
-        shards=tuple(entries),
-        content_digest=set_digest_of(entry.content_digest for entry in entries),
-        saliency_digest=set_digest_of(entry.saliency_digest for entry in entries),
-        versions={"numpy": np.__version__},
-        saliency="stored",
-        origin=origin("build"),
     )
-    return manifest, write_manifest(folder, manifest)
 
 
 def read_everything(shard: Shard):

@@ -1,0 +1,61 @@
+"""Commands of `cutswap-det` that look at models: what is in one, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from manifests import command_line as common
+from manifests.errors import ModelError
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@common.category_option
+@common.json_option
+@common.domain_errors
+def inspect(model: Path, categories, as_json: bool) -> None:
+    """Say what is in a model, with its digest.
+
+    MODEL is a model folder, or a root of several.
+    """
+    from detector.describe import describe_model, model_json
+    from detector.model_folder import find_models
+    from detector.model_record import read_record
+
+    folders = common.chosen(find_models(model), categories, model)
+    common.report(
+        ((folder, *read_record(folder)) for folder in folders),
+        as_json=as_json,
+        words=lambda row: describe_model(*row),
+        plain=lambda row: model_json(*row),
+    )
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@common.category_option
+@click.option("--expect", metavar="DIGEST", help="The model digest you were told.")
+@common.json_option
+@common.domain_errors
+def verify(model: Path, categories, expect, as_json: bool) -> None:
+    """Check a model: every file, every digest.
+
+    MODEL is a model folder, or a root of several. Lists all problems, not only the first. Exit
+    code 0: nothing wrong; 1: something is.
+    """
+    from detector.model_folder import find_models
+    from detector.verify_model import verify_model
+
+    folders = common.chosen(find_models(model), categories, model)
+    common.check_expect_one(expect, folders, noun="model", path=model)
+    count = common.report_problems(
+        ((folder, verify_model(folder, expect=expect)) for folder in folders), as_json=as_json
+    )
+    if count:
+        raise ModelError(
+            f"{count} problem{'s' if count != 1 else ''} found",
+            path=model,
+            hint="do not use this model",
+        )
