@@ -1,8 +1,8 @@
 """How much of the three-way task do visible seams solve?
 
-Trains on one set and measures the accuracy, per class, on batches that training has not seen: of
-the same set, and of another that differs from it in its seams alone (build both with the same
-options and seeds but `--feather`). What the accuracy loses is what the seams were worth.
+Trains on one set and measures the accuracy, per class, on images held out of training: as the same
+set shows them, and as another does that differs from it in its seams alone (build both with the
+same options and seeds but `--feather`). What the accuracy loses is what the seams were worth.
 
     python benchmarks/seams.py HARD_SET BLENDED_SET [--updates N] [--batches N]
 """
@@ -19,16 +19,54 @@ from detector.dataset import TripletSampler
 from detector.train_config import TrainConfig
 from detector.trainee import Trainee
 from manifests.allocator import keep_freed_memory
+from manifests.negative import Negative, Normal
 from manifests.negative_set import NegativeSet
 from manifests.weights import load_network
 
 KINDS = ("swap", "scar")
 
 
-def sampler_of(negative_set: NegativeSet, config: TrainConfig) -> TripletSampler:
-    """Batches of a set."""
+class PartOfSet:
+    """The negatives of some normals of a set, as a `TripletSampler` takes them."""
+
+    def __init__(self, negative_set: NegativeSet, digests: frozenset[str]) -> None:
+        owners = negative_set.negative_normal
+        is_kept = np.array(
+            [negative_set.normal(i).digest in digests for i in range(negative_set.n_normals)]
+        )
+        self._set = negative_set
+        self._rows = np.flatnonzero(is_kept[owners])
+        self.digest = negative_set.digest
+        self.n_normals = negative_set.n_normals
+        self.negative_normal = owners[self._rows]
+        self.negative_policy = np.asarray(negative_set.negative_policy)[self._rows]
+        self.negative_level = negative_set.negative_level[self._rows]
+
+    def normal(self, index: int) -> Normal:
+        return self._set.normal(index)
+
+    def negative_image(self, index: int) -> np.ndarray:
+        return self._set.negative_image(int(self._rows[index]))
+
+    def __getitem__(self, index: int) -> Negative:
+        return self._set[int(self._rows[index])]
+
+
+def split(negative_set: NegativeSet) -> tuple[frozenset[str], frozenset[str]]:
+    """Digests of the normals to train on and of those held out, a quarter; equal in both sets."""
+    digests = sorted(negative_set.normal(i).digest for i in range(negative_set.n_normals))
+    return frozenset(digests[len(digests) // 4 :]), frozenset(digests[: len(digests) // 4])
+
+
+def sampler_of(
+    negative_set: NegativeSet, digests: frozenset[str], config: TrainConfig
+) -> TripletSampler:
+    """Batches of part of a set."""
     return TripletSampler(
-        negative_set, batch=config.batch, seed=config.seed, negatives=config.negatives
+        PartOfSet(negative_set, digests),
+        batch=config.batch,
+        seed=config.seed,
+        negatives=config.negatives,
     )
 
 
@@ -44,12 +82,11 @@ def trained(sampler: TripletSampler, config: TrainConfig) -> Trainee:
 def accuracies(
     trainee: Trainee, sampler: TripletSampler, config: TrainConfig, batches: int
 ) -> np.ndarray:
-    """Mean accuracy of normals and of every kind on batches after those of the training."""
+    """Mean accuracy of normals and of every kind."""
     rows = []
     for number in range(batches):
-        update = config.updates + number
         # `update` reports how the batch was judged before the step, and only a copy takes the step.
-        row = copy.deepcopy(trainee).update(update, sampler.batch(update))
+        row = copy.deepcopy(trainee).update(config.updates, sampler.batch(number))
         rows.append(row[-len(sampler.labels) :])
     return np.mean(rows, axis=0)
 
@@ -72,13 +109,17 @@ def main() -> None:
         negatives=KINDS,
     )
     opened = [NegativeSet.open(folder) for folder in arguments.sets]
-    samplers = [sampler_of(negative_set, config) for negative_set in opened]
+    seen, held_out = split(opened[0])
+    if split(opened[1]) != (seen, held_out):
+        parser.error("the sets are not of the same images")
+    print(f"trained on {len(seen)} images, measured on {len(held_out)} others\n")
     print("| trained on | measured on | normal | swap | scar |")
     print("|---|---|---|---|---|")
-    for own, sampler in zip(arguments.sets, samplers, strict=True):
-        trainee = trained(sampler, config)
-        for other, measured in zip(arguments.sets, samplers, strict=True):
-            found = accuracies(trainee, measured, config, arguments.batches)
+    for own, negative_set in zip(arguments.sets, opened, strict=True):
+        trainee = trained(sampler_of(negative_set, seen, config), config)
+        for other, measured in zip(arguments.sets, opened, strict=True):
+            sampler = sampler_of(measured, held_out, config)
+            found = accuracies(trainee, sampler, config, arguments.batches)
             cells = " | ".join(f"{value:.3f}" for value in found)
             print(f"| {own.parent.name} | {other.parent.name} | {cells} |", flush=True)
 
