@@ -55,6 +55,8 @@ lint: $(VENV)/.installed-test ## ruff and import-linter
 
 bench: $(VENV)/.installed-bench ## side-by-side timings
 	$(BIN)/python benchmarks/build_floor.py
+	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/replay.py --large
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,12 @@ from detector.results import EvalResult, measure, write_scores, write_text
 from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
+from manifests.atomic import output_error
 from manifests.datasets import Category
 from manifests.errors import DigestError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.licence import pixel_warning
+from manifests.lock import folder_lock
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker
 from manifests.schema import read_manifest
@@ -83,6 +86,7 @@ def fit_model(
             read or written.
 
     Raises:
+        OutputError: the folder cannot be written, or another run is writing there.
         SetError, DigestError: the set is damaged, malformed or not the expected one; shards are
             verified as they are first opened.
         ModelError: the folder holds another model and `overwrite` is not given, or the set lacks
@@ -93,13 +97,18 @@ def fit_model(
     if expect is not None:
         _check_expected(Path(set_folder), expect)
     network = load_network(config.network, weights=weights, device=device)
-    with NegativeSet.open(set_folder, check="files") as negative_set:
+    with contextlib.ExitStack() as stack:
+        negative_set = stack.enter_context(NegativeSet.open(set_folder, check="files"))
         manifest = negative_set.manifest
         folder = out / manifest.category
+        identity = (config, negative_set.digest, network.digest)
         if (folder / MODEL).exists() and not overwrite:
-            identity = (config, negative_set.digest, network.digest)
             return _unchanged_or_refuse(folder, identity, started)
-        _prepare(folder, overwrite=overwrite)
+        _make_folder(folder)
+        stack.enter_context(folder_lock(folder))
+        if (folder / MODEL).exists() and not overwrite:  # another run has made it since
+            return _unchanged_or_refuse(folder, identity, started)
+        _clear(folder, everything=overwrite)
         training = train_network(
             network, negative_set, config, folder, device=device, make_progress=make_progress
         )
@@ -319,19 +328,24 @@ def _check_expected(folder: Path, expect: str) -> None:
         )
 
 
-def _prepare(folder: Path, *, overwrite: bool) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def _clear(folder: Path, *, everything: bool) -> None:
+    """Removes what a killed run left half written; the whole model, too, where it is replaced."""
+    try:
+        for path in folder.glob(".*.tmp-*"):
+            path.unlink(missing_ok=True)
+        if everything:
             for name in (MODEL, MODEL_DIGEST, *TENSOR_FILES, TRAINING_CSV):
                 (folder / name).unlink(missing_ok=True)
             remove_checkpoint(folder)
     except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}",
-            path=folder,
-            hint="choose another --out",
-        ) from error
+        raise output_error(folder, error) from error
 
 
 def evaluate_models(

@@ -18,7 +18,7 @@ from manifests.recipe_rows import (
     parse_normal,
     parse_shard,
 )
-from manifests.recipe_text import MAX_LINE_BYTES, RecipeFile
+from manifests.recipe_text import MAX_FIRST_LINE_BYTES, RecipeFile
 from manifests.schema import Manifest, ShardEntry, tally
 from manifests.shard_records import CONTENT_TITLE, lines_digest, negative_line, normal_line
 from manifests.strict_json import dump_json, load_json
@@ -119,7 +119,7 @@ class RecipeReader:
 
     def _manifest(self) -> tuple[Manifest, str]:
         line = self._next("the manifest")
-        row = load_json(line, max_bytes=MAX_LINE_BYTES)
+        row = load_json(line, max_bytes=MAX_FIRST_LINE_BYTES)
         is_row = isinstance(row, list) and len(row) == 2 and row[0] == "manifest"
         if not is_row or dump_json(row) != line:
             raise SetError("is not a manifest in the canonical form")

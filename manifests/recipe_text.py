@@ -14,11 +14,14 @@ from pathlib import Path
 
 from manifests.atomic import atomic_file
 from manifests.errors import DigestError, SetError
+from manifests.manifest_json import MAX_MANIFEST_BYTES
 
 TITLE = "cutswap-recipe"
 RECIPE_VERSION = 1
 MAX_FILE_BYTES = 1 << 30
 MAX_LINE_BYTES = 16 << 20
+# The first line is the manifest, which names every training file.
+MAX_FIRST_LINE_BYTES = MAX_MANIFEST_BYTES
 # Recipes unfold to 3 to 8 times their size, because half of their text is digests, which do not
 # shrink. Zlib alone would let a file unfold to a thousand times its own.
 MAX_UNFOLDING = 64
@@ -57,12 +60,12 @@ def write_lines(
             body = _HashedFile(file)
             # Level 9, no name and no time: what differs between two machines is zlib alone.
             with gzip.GzipFile("", "wb", 9, body, mtime=0) as stream:
-                for line in lines:
-                    if len(line) > MAX_LINE_BYTES:
+                for number, line in enumerate(lines):
+                    if len(line) > (limit := _max_line_bytes(number)):
                         raise SetError(
                             "a row is too large for a recipe",
                             path=path,
-                            expected=f"at most {MAX_LINE_BYTES} bytes",
+                            expected=f"at most {limit} bytes",
                             got=len(line),
                             hint="share the set itself",
                         )
@@ -148,11 +151,13 @@ class RecipeFile:
                 that is not printable ASCII, or no newline at the end.
         """
         rest = b""
+        count = 0
         for block in self._unfolded():
             *whole, rest = (rest + block).split(b"\n")
-            for line in (*whole, rest):
-                if len(line) > MAX_LINE_BYTES:
-                    raise self._malformed(f"has a line of more than {MAX_LINE_BYTES} bytes")
+            for number, line in enumerate((*whole, rest), start=count):
+                if len(line) > (limit := _max_line_bytes(number)):
+                    raise self._malformed(f"has a line of more than {limit} bytes")
+            count += len(whole)
             for line in whole:
                 # A dump goes to a terminal, which must not be told anything by a stranger.
                 if not (line.isascii() and line.decode("ascii").isprintable()):
@@ -227,6 +232,10 @@ class _HashedFile(io.RawIOBase):
     def write(self, data) -> int:
         self.hasher.update(data)
         return self.file.write(data)
+
+
+def _max_line_bytes(number: int) -> int:
+    return MAX_LINE_BYTES if number else MAX_FIRST_LINE_BYTES
 
 
 def _title_line(digest: str) -> bytes:

@@ -49,7 +49,11 @@ def verify_set(
     problems += size_problems(folder, manifest)
     named = {entry.name for entry in manifest.shards}
     problems += [
-        SetError("is not in the manifest", path=extra, hint="move it out of the set's folder")
+        SetError(
+            "is not in the manifest",
+            path=extra,
+            hint="run the `build --add` that was interrupted again, or move it out of the folder",
+        )
         for extra in sorted(folder.glob("shard-*.h5"))
         if extra.name not in named
     ]

@@ -17,6 +17,7 @@ from detector.pipeline import train_network
 from detector.train_config import TrainConfig
 from manifests.digest import file_digest
 from manifests.images import read_image
+from manifests.lock import folder_lock
 from manifests.negative_set import NegativeSet
 from manifests.weights import load_network
 from reference.scores import scores_of
@@ -247,3 +248,23 @@ def test_trainings_may_share_activations(built, category_name, tmp_path):
         same = train_network(network, negative_set, untrained, tmp_path / "none")
     assert found["first"] == found["again"] == found["alone"] != network.digest
     assert same.network is network and not (tmp_path / "none").exists()
+
+
+def test_one_fit_at_a_time_in_a_folder(built, category_name, tmp_path):
+    folder = tmp_path / category_name
+    folder.mkdir()
+    options = ("fit", built, "--out", tmp_path, "--updates", 0, "--coreset", 0.05, "--quiet")
+    with folder_lock(folder):
+        result = invoke_det(*options, exit_code=1)
+        assert "another run is writing here" in result.output
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    invoke_det(*options)
+    assert (folder / "model.json").exists() and not (folder / ".lock").exists()
+
+
+def test_what_a_killed_fit_left_half_written_is_cleared(built, category_name, tmp_path):
+    folder = tmp_path / category_name
+    folder.mkdir()
+    (folder / ".bank.safetensors.tmp-12345").write_bytes(b"half")
+    invoke_det("fit", built, "--out", tmp_path, "--updates", 0, "--coreset", 0.05, "--quiet")
+    assert not list(folder.glob(".*"))

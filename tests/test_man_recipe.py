@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import json
 import os
 import resource
+import shutil
 import time
 import warnings
 import zlib
@@ -17,13 +19,13 @@ import numpy as np
 import pytest
 
 from manifests import recipe_text
-from manifests.digest import array_digest
+from manifests.digest import array_digest, bytes_digest
 from manifests.edits import render
 from manifests.errors import DigestError, OutputError, SetError
 from manifests.negative_set import NegativeSet
 from manifests.recipe import dump_recipe, read_recipe, recipe_problems, write_recipe
 from manifests.recipe_rows import donor_line, parse_donor, parse_negative
-from manifests.schema import Manifest, read_manifest
+from manifests.schema import Manifest, read_manifest, write_manifest
 from reference.recipe import literal_recipe, photo_set, photos
 from reference.small_sets import write_set
 
@@ -184,6 +186,18 @@ def test_too_much_for_one_recipe_is_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(SetError, match=r"too large for one recipe.*subset"):
         export(folder, tmp_path / "x.recipe", with_donors=True)
     assert os.listdir(tmp_path) == []
+
+
+def test_the_manifest_may_be_longer_than_any_other_line(folder, tmp_path, monkeypatch):
+    # It names every training file: at a quarter of a million it passed what a row may have.
+    shutil.copytree(folder, tmp_path / "tiles")
+    manifest, _ = read_manifest(tmp_path / "tiles")
+    more = {bytes_digest(str(i).encode()) for i in range(200)}
+    files = tuple(sorted(more.union(manifest.training_files)))
+    write_manifest(tmp_path / "tiles", dataclasses.replace(manifest, training_files=files))
+    monkeypatch.setattr(recipe_text, "MAX_LINE_BYTES", 8000)
+    export(tmp_path / "tiles", tmp_path / "x.recipe", with_donors=True)
+    assert read_recipe(tmp_path / "x.recipe").manifest.training_files == files
 
 
 # --- what is read -----------------------------------------------------------------------------
