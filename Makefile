@@ -1,11 +1,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A second environment, because anomalib pins what we do not; and an OpenCV other than its own.
+PEERS := .venv-peers
+OTHER_OPENCV ?= 4.10.0.84
 DEMO ?= demo
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow test-peers lint bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +27,17 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+$(PEERS)/.installed: $(VENV)/.installed
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[peers]'
+	@touch $@
+
+$(PEERS)/opencv-$(OTHER_OPENCV)/.installed: $(PEERS)/.installed
+	rm -rf $(@D)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --target $(@D) --no-deps \
+		opencv-python-headless==$(OTHER_OPENCV)
 	@touch $@
 
 demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pictures, in ./demo
@@ -48,6 +62,11 @@ test: $(VENV)/.installed-test lint ## lint, import rules and the normal tests
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+test-peers: $(PEERS)/opencv-$(OTHER_OPENCV)/.installed ## exports read by anomalib, replays by another OpenCV
+	$(PEERS)/bin/python -c 'import anomalib.data'
+	CUTSWAP_OTHER_OPENCV=$(abspath $(<D)) OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -m slow \
+		tests/test_gen_export.py tests/test_gen_replay_drift.py
+
 lint: $(VENV)/.installed-test ## ruff and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +77,6 @@ bench: $(VENV)/.installed-bench ## side-by-side timings
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/replay.py --large
 
-clean: ## remove the environment and everything generated
-	rm -rf $(VENV) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove the environments and everything generated
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,27 +16,37 @@ from manifests.errors import ConfigError, ModelError
 from manifests.option_types import LocationType
 from manifests.progress import Progress, progress_maker
 
+_SECTIONS = {
+    "Make": ("fit",),
+    "Look": ("inspect", "verify"),
+    "Judge": ("score", "eval", "compare"),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=common.SectionedGroup,
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="cutswap", prog_name="cutswap-det")
 def main() -> None:
     """Train a detector from negative sets, then score, localise and evaluate.
 
     \b
-    cutswap-det fit shards --out models          extractor, detector, thresholds
-    cutswap-det score models/part photos/        a verdict per image
+    cutswap-det fit shards --out models           extractor, detector, thresholds
+    cutswap-det score models/part photos/         a verdict per image
     cutswap-det eval models mvtec/ --out results  AUROC, AUPRO, curves, cases
-    cutswap-det compare plan.toml --out study    does it help? tables with intervals
+    cutswap-det compare plan.toml --out study     does it help? tables with intervals
     """
     hdf5_plugins.disable()
 
 
 @main.command()
-@click.argument("shards", type=LocationType())
+@click.argument("shards", metavar="SET|URL", type=LocationType())
 @common.out_option("Folder for the models, one subfolder per category.", required=True)
 @common.seed_option
 @fit_options
-@click.option("--expect", metavar="DIGEST", help="Refuse a set of another set digest than this.")
+@common.expect_option
 @common.device_option
 @common.category_option
 @common.overwrite_option
@@ -47,7 +57,7 @@ def main() -> None:
 def fit(context: click.Context, **options) -> None:
     """Train the extractor on negative sets and fit the detector.
 
-    SHARDS is what `cutswap-gen build` wrote: one category's folder, a root of several, or the URL
+    SET is what `cutswap-gen build` wrote: one category's folder, a root of several, or the URL
     of a set. An interrupted run goes on from its last checkpoint.
 
     \b
@@ -64,7 +74,12 @@ def fit(context: click.Context, **options) -> None:
     keep_freed_memory()
     device = resolve_device(options["device"])
     config = fit_config(context, options, device)
-    folders = common.sets_at(options["shards"], options["categories"], expect=options["expect"])
+    folders = common.sets_at(
+        options["shards"],
+        options["categories"],
+        expect=options["expect"],
+        quiet=options["quiet"],
+    )
     common.check_expect_one(options["expect"], folders, path=options["shards"])
 
     def summaries():

@@ -19,10 +19,10 @@ from detector.model_record import (
     write_record,
 )
 from detector.threshold import Threshold
-from detector.verify_model import file_problems
+from detector.verify_model import AGAIN, file_problems
 from manifests.atomic import write_atomic
 from manifests.digest import file_digest
-from manifests.errors import CutswapError, ModelError, OutputError
+from manifests.errors import CutswapError, ModelError, OutputError, WeightsError
 from manifests.images import Geometry
 from manifests.weights import Network, load_network
 
@@ -101,9 +101,11 @@ def save_model(folder: Path, model: Model) -> str:
 def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
     """Reads a model folder and checks every file against its digest.
 
+    A stranger may have made it: nothing is built whose size is not that of the files.
+
     Raises:
         ModelError: missing, damaged, of another version, or malformed.
-        WeightsError: tensors that do not fit the network.
+        WeightsError: an unknown network, or tensors that do not fit it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -116,11 +118,11 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
     kind = DETECTORS[config.detector]
     state_file = folder / STATE_FILES[config.detector]
     try:
-        network = load_network(config.network, weights=folder / EXTRACTOR, device=device)
+        network = _network(config.network, folder / EXTRACTOR, device=device)
         _check_network(network, record.network_digest, folder / EXTRACTOR)
         untuned = None
         if config.with_untuned:
-            untuned = load_network(config.network, weights=folder / UNTUNED, device=device)
+            untuned = _network(config.network, folder / UNTUNED, device=device)
             _check_network(untuned, record.initial_digest, folder / UNTUNED)
         detector = kind.from_state(
             network,
@@ -150,6 +152,20 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
     )
 
 
+def _network(name: str, path: Path, *, device: str) -> Network:
+    """A model's own network. Raises WeightsError, which speaks of no option: there is none."""
+    try:
+        return load_network(name, weights=path, device=device)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error.what[:200]} (network {name[:80]!a} of {MODEL})",
+            path=error.path or path,
+            expected=error.expected,
+            got=error.got,
+            hint=AGAIN,
+        ) from error
+
+
 def _check_network(network: Network, digest: str, path: Path) -> None:
     if network.digest != digest:
         raise ModelError(
@@ -157,7 +173,7 @@ def _check_network(network: Network, digest: str, path: Path) -> None:
             path=path,
             expected=digest,
             got=network.digest,
-            hint="fit again",
+            hint=AGAIN,
         )
 
 

@@ -8,6 +8,8 @@ import click
 
 from manifests import command_line as common
 from manifests.errors import ModelError
+from manifests.option_types import DIGEST
+from manifests.terminal import counted
 
 
 @click.command()
@@ -36,7 +38,9 @@ def inspect(model: Path, categories, as_json: bool) -> None:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @common.category_option
-@click.option("--expect", metavar="DIGEST", help="The model digest you were told.")
+@click.option(
+    "--expect", type=DIGEST, help="Count a model of another model digest than this as a problem."
+)
 @common.json_option
 @common.domain_errors
 def verify(model: Path, categories, expect, as_json: bool) -> None:
@@ -55,7 +59,7 @@ def verify(model: Path, categories, expect, as_json: bool) -> None:
     )
     if count:
         raise ModelError(
-            f"{count} problem{'s' if count != 1 else ''} found",
+            f"{counted(count, 'problem')} found",
             path=model,
             hint="do not use this model",
         )

@@ -34,6 +34,16 @@ STATE_FILES: dict[str, str] = {
     "patchcore": "bank.safetensors",
     "gaussian": "gaussian.safetensors",
 }
+# What such a file holds: the dtype of every tensor and its sides. A letter is the same number, of
+# at least 1, wherever it stands.
+STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "patchcore": {"features": ("F32", ("M", "D")), "image_index": ("I32", ("M",))},
+    "gaussian": {
+        "mean": ("F64", ("D",)),
+        "precision": ("F64", ("D", "D")),
+        "shrinkage": ("F64", ()),
+    },
+}
 TENSOR_FILES = (EXTRACTOR, UNTUNED, *STATE_FILES.values())
 
 _FIELDS = {
@@ -98,7 +108,10 @@ class ModelRecord:
             config = FitConfig.from_json(plain["config"])
             geometry = Geometry.from_json(plain["geometry"])
         except CutswapError as error:
-            raise ModelError(f"malformed: {error}") from None
+            # What it quotes is a stranger's: as long as he likes, and with any character.
+            text = str(error)[:300]
+            shown = text if text.isprintable() else ascii(text)
+            raise ModelError(f"malformed: {shown}") from None
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelError(f"malformed: config cannot be read ({str(error)[:120]})") from None
         _require(_is_a(plain["config"], FitConfig), "config has a value of another type")

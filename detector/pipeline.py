@@ -27,6 +27,7 @@ from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
 from manifests.atomic import output_error
+from manifests.confine import category_folder
 from manifests.datasets import Category
 from manifests.errors import DigestError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
@@ -93,14 +94,13 @@ def fit_model(
             what training needs.
     """
     started = time.monotonic()
-    out = Path(out)
     if expect is not None:
         _check_expected(Path(set_folder), expect)
     network = load_network(config.network, weights=weights, device=device)
     with contextlib.ExitStack() as stack:
         negative_set = stack.enter_context(NegativeSet.open(set_folder, check="files"))
         manifest = negative_set.manifest
-        folder = out / manifest.category
+        folder = category_folder(out, manifest.category, path=set_folder)
         identity = (config, negative_set.digest, network.digest)
         if (folder / MODEL).exists() and not overwrite:
             return _unchanged_or_refuse(folder, identity, started)

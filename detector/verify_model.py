@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
 from detector.model_folder import MODEL, digest_problems, read_record_bytes
-from detector.model_record import ModelRecord, parse_record
+from detector.model_record import STATE_FILES, STATE_TENSORS, ModelRecord, parse_record
 from manifests.digest import bytes_digest, file_digest
 from manifests.errors import ModelError
+from manifests.tensor_header import TensorHeader, read_header
+
+AGAIN = "fetch the model again, or fit it again"
 
 
 def verify_model(folder: str | PathLike[str], *, expect: str | None = None) -> list[ModelError]:
@@ -57,7 +60,7 @@ def file_problems(folder: Path, record: ModelRecord) -> Iterator[ModelError]:
             yield ModelError("is missing", path=folder / name, hint="fit again, or copy it again")
     for name in is_there:
         if is_there[name]:
-            yield from _damage(folder / name, record.files[name])
+            yield from _damage(folder / name, record)
 
 
 def extra_files(folder: Path, record: ModelRecord) -> Iterator[ModelError]:
@@ -69,15 +72,18 @@ def extra_files(folder: Path, record: ModelRecord) -> Iterator[ModelError]:
             )
 
 
-def _damage(path: Path, recorded: str) -> Iterator[ModelError]:
-    from safetensors import SafetensorError, safe_open
+def _damage(path: Path, record: ModelRecord) -> Iterator[ModelError]:
+    """What is wrong with a file of tensors, whose values are not read.
 
+    Whether the extractors are the network's can only be said with the network at hand; it is
+    asked where they are loaded, before memory is taken for them.
+    """
     try:
         got = file_digest(path)
     except OSError as error:
         yield ModelError(f"cannot be read ({error.strerror or error})", path=path)
         return
-    if got != recorded:
+    if got != (recorded := record.files[path.name]):
         yield ModelError(
             "is damaged: its digest is not the recorded one",
             path=path,
@@ -87,7 +93,49 @@ def _damage(path: Path, recorded: str) -> Iterator[ModelError]:
         )
         return
     try:
-        with safe_open(path, framework="np"):
-            pass
-    except (SafetensorError, OSError, ValueError) as error:
-        yield ModelError(f"is not a safetensors file ({str(error)[:120]})", path=path)
+        tensors = read_header(path, error=ModelError)
+    except ModelError as error:
+        yield error
+        return
+    if path.name == STATE_FILES[record.config.detector]:
+        yield from _misfit(path, tensors, record)
+
+
+def _misfit(
+    path: Path, tensors: Mapping[str, TensorHeader], record: ModelRecord
+) -> Iterator[ModelError]:
+    """Where a detector's tensors are not those that the record speaks of."""
+    wanted = STATE_TENSORS[record.config.detector]
+    if tensors.keys() != wanted.keys():
+        yield ModelError(
+            "holds other tensors than a model of this detector",
+            path=path,
+            expected=", ".join(sorted(wanted)),
+            got=", ".join(sorted(tensors))[:120] or "none",
+            hint=AGAIN,
+        )
+        return
+    sides: dict[str, int] = {}
+    for name, (dtype, letters) in wanted.items():
+        shape = tensors[name].shape
+        is_fit = len(shape) == len(letters) and tensors[name].dtype == dtype
+        for letter, side in zip(letters, shape, strict=False):
+            is_fit = is_fit and side == sides.setdefault(letter, side) > 0
+        if not is_fit:
+            expected = ", ".join(str(sides.get(letter, letter)) for letter in letters)
+            yield ModelError(
+                f"{name} has another type or shape than a model of this detector",
+                path=path,
+                expected=f"{dtype} ({expected})",
+                got=tensors[name],
+                hint=AGAIN,
+            )
+    most = record.config.coreset_max
+    if record.config.detector == "patchcore" and most is not None and sides.get("M", 0) > most:
+        yield ModelError(
+            "holds more patches than its config allows",
+            path=path,
+            expected=f"at most {most}",
+            got=sides["M"],
+            hint=AGAIN,
+        )

@@ -11,6 +11,7 @@ from generator.merged_manifest import joined_texts
 from generator.scan import Scan, ScannedImage
 from manifests.errors import SetError
 from manifests.negative_set import NegativeSet
+from manifests.probe import familiarise
 from manifests.schema import Manifest, ShardEntry, origin, shard_name
 from manifests.set_checks import entry_problems
 from manifests.shard import Shard
@@ -44,6 +45,10 @@ class Addition:
         """
         with NegativeSet.open(folder) as negative_set:
             manifest, set_digest = negative_set.manifest, negative_set.digest
+            names = [entry.name for entry in manifest.shards]
+            refused = next(iter(familiarise(negative_set.path, names).values()), None)
+        if refused is not None:  # nothing that a process of its own refused is parsed here
+            raise refused
         command = manifest.origin["command"]
         if command != "build":
             raise SetError(

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from generator.leftover_shards import IsWanted
 from generator.leftovers import check_writable, clear_and_resume, clear_unfinished
-from manifests.familiar import mark_familiar
+from manifests.familiar import remember
 from manifests.lock import folder_lock
 from manifests.schema import Manifest, ShardEntry, write_manifest
 
@@ -77,6 +78,8 @@ def assemble(
     jobs: int = 1,
     overwrite: bool = False,
     kept: frozenset[str] = frozenset(),
+    is_wanted: IsWanted | None = None,
+    check: Callable[[Sequence[Unit]], None] | None = None,
     progress: Progress | None = None,
 ) -> Assembled:
     """Makes every shard of a plan that an earlier run has not left finished. Call it in `writing`.
@@ -90,17 +93,23 @@ def assemble(
         jobs: worker processes.
         overwrite: replace shards of other plans.
         kept: shards of a set that is there and stays whole while new ones are added.
+        is_wanted: what a finished shard must be to be taken up, beside of its unit.
+        check: called with the units that are to be made, before anything is removed, where a whole
+            set is about to be replaced; raises what would otherwise end the run halfway.
         progress: called with images done and images in all.
 
     Raises:
-        SetError: a shard of another plan is in the way and `overwrite` is not given.
+        SetError: a shard of another plan, or somebody's file named like one, is in the way and
+            `overwrite` is not given.
         OutputError: the folder cannot be written.
-        Whatever `make` raises; unfinished files are removed.
+        Whatever `check` and `make` raise; unfinished files are removed.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    entries = clear_and_resume(folder, units, overwrite=overwrite, kept=kept)
+    entries = clear_and_resume(
+        folder, units, overwrite=overwrite, kept=kept, is_wanted=is_wanted, check=check
+    )
     resumed = frozenset(entries)
     todo = [unit for unit in units if unit.name not in entries]
     sizes = {unit.name: unit.n_images for unit in units}
@@ -117,6 +126,8 @@ def assemble(
         )(delayed(_Tied(make) if workers > 1 else make)(unit) for unit in todo)
         for entry in results:
             entries[entry.name] = entry
+            # So that a run that takes this one up need not try it in a process of its own.
+            remember([folder / entry.name])
             count += sizes[entry.name]
             if progress is not None:
                 progress(count, total)
@@ -139,7 +150,8 @@ def publish(folder: Path, manifest: Manifest) -> str:
         OutputError: the manifest cannot be written.
     """
     set_digest = write_manifest(folder, manifest)
-    mark_familiar(folder)
+    # Written by this program, or tried in a process of its own when the run began.
+    remember([folder / entry.name for entry in manifest.shards])
     return set_digest
 
 

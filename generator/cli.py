@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +15,9 @@ from generator.build_options import PRESETS, build_config, idle_options, recipe_
 from manifests import command_line as common
 from manifests import hdf5_plugins
 from manifests.errors import SetError
-from manifests.option_types import LocationType
+from manifests.option_types import LOCAL_SET, LocationType
 from manifests.progress import Progress, progress_maker
+from manifests.terminal import counted
 
 _SECTIONS = {
     "Make": ("sample-data", "build"),
@@ -23,6 +25,7 @@ _SECTIONS = {
     "Rearrange": ("merge", "subset", "export"),
     "Share": ("export-recipe", "replay", "dump-recipe", "push", "pull"),
 }
+QUICK_ANSWER = "nothing wrong found; file digests and pixels were not compared"
 
 
 @click.group(
@@ -78,7 +81,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 @recipe_options
 @click.option(
     "--reuse-saliency",
-    type=click.Path(path_type=Path),
+    type=LOCAL_SET,
     metavar="SET",
     help="Take the saliency maps from this set of the same images (or root of several) instead of "
     "running the network again; the result is the same.",
@@ -170,7 +173,7 @@ def build(context: click.Context, **options) -> None:
 
 
 @main.command()
-@click.argument("path", metavar="SET", type=LocationType())
+@click.argument("path", metavar="SET|URL|RECIPE", type=LocationType())
 @common.category_option
 @common.json_option
 @common.domain_errors
@@ -183,7 +186,9 @@ def inspect(path, categories, as_json: bool) -> None:
         from generator.describe_recipe import describe_recipe, recipe_json
         from manifests.recipe import read_recipe
 
-        rows = [(path, read_recipe(path))]
+        recipe = read_recipe(path)
+        common.check_category(path, recipe.manifest.category, categories)
+        rows = [(path, recipe)]
         words, plain = describe_recipe, recipe_json
     else:
         folders = common.sets_at(path, categories)
@@ -195,44 +200,62 @@ def inspect(path, categories, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", metavar="SET", type=LocationType())
+@click.argument("path", metavar="SET|URL|RECIPE", type=LocationType())
 @common.category_option
-@click.option("--quick", is_flag=True, help="Manifest, file digests and structure only.")
-@click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Manifest, sizes, structure and counts only: file digests and pixels are not compared, so "
+    "a flipped bit may stay unseen.",
+)
+@common.expect_option
 @common.json_option
 @common.quiet_option
 @common.domain_errors
 def verify(path, categories, quick: bool, expect, as_json: bool, quiet: bool) -> None:
     """Check a negative set or a recipe file: every file, every digest, every rendered pixel.
 
-    Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is.
+    Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is. Of a URL,
+    the copy is checked that every command works on.
     """
+    from manifests.url import is_url, redacted
     from manifests.verify import verify_set
 
-    folders = [path] if _is_recipe(path) else common.sets_at(path, categories)
+    if _is_recipe(path):
+        folders = [path]
+        _check_recipe_options(path, categories, quick=quick)
+    else:
+        folders = common.sets_at(path, categories, quiet=quiet)
     common.check_expect_one(expect, folders, path=path)
+    if is_url(path):
+        note = f"note: looks at the copy in {folders[0]}, fetched from {redacted(path)}"
+        common.say([note], err=True)
 
     def problems(folder: Path) -> Sequence[SetError]:
         if _is_recipe(folder):
             from manifests.recipe import recipe_problems
 
-            return recipe_problems(folder, expect=expect)
+            progress = Progress(f"verify {folder.name}", "negatives", quiet=quiet)
+            return recipe_problems(folder, expect=expect, progress=progress)
         progress = Progress(f"verify {folder.name}", "shards", quiet=quiet)
         return verify_set(folder, quick=quick, expect=expect, progress=progress)
 
+    is_quick = quick and not _is_recipe(path)
     count = common.report_problems(
-        ((folder, problems(folder)) for folder in folders), as_json=as_json
+        ((folder, problems(folder)) for folder in folders),
+        as_json=as_json,
+        whole=QUICK_ANSWER if is_quick else common.WHOLE,
     )
     if count:
         raise SetError(
-            f"{count} problem{'s' if count != 1 else ''} found",
+            f"{counted(count, 'problem')} found",
             path=path,
             hint="do not use this set",
         )
 
 
 @main.command()
-@click.argument("path", metavar="SET", type=LocationType())
+@click.argument("path", metavar="SET|URL", type=LocationType())
 @common.out_option("Folder for the contact sheets.", required=True)
 @common.category_option
 @click.option("--count", type=click.IntRange(min=1), default=6, show_default=True, help="Sheets.")
@@ -247,7 +270,7 @@ def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> 
     from manifests.images import write_png
     from manifests.negative_set import NegativeSet
 
-    for folder in common.sets_at(path, categories):
+    for folder in common.sets_at(path, categories, quiet=quiet):
         with NegativeSet.open(folder) as negative_set:
             total = negative_set.n_normals
             rng = np.random.default_rng(seed)
@@ -258,7 +281,7 @@ def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_png(target, preview_sheet(negative_set, row))
                 progress(done, len(chosen))
-        click.echo(f"wrote {len(chosen)} sheets to {out / folder.name}")
+        click.echo(f"wrote {counted(len(chosen), 'sheet')} to {out / folder.name}")
 
 
 for _command in (
@@ -277,6 +300,17 @@ for _command in (
 
 def _is_recipe(path) -> bool:
     return isinstance(path, Path) and path.is_file()
+
+
+def _check_recipe_options(path: Path, categories: Sequence[str], *, quick: bool) -> None:
+    """Names options of `verify` that do not fit a recipe file."""
+    from manifests.recipe import read_recipe
+
+    if quick:
+        common.note_idle("--quick", where="for a recipe, which is checked as a whole")
+    if categories:
+        with contextlib.suppress(SetError):  # the problems of a damaged one are listed later
+            common.check_category(path, read_recipe(path).manifest.category, categories)
 
 
 if __name__ == "__main__":

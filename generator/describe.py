@@ -10,6 +10,7 @@ from typing import Any
 
 from generator.merged_manifest import PARTS, parts_of
 from manifests.schema import Manifest
+from manifests.terminal import counted
 
 
 def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
@@ -77,12 +78,35 @@ def _origin_rows(manifest: Manifest) -> list[tuple[str, str]]:
     text = command
     if sets:
         text += " of " + ", ".join(digest[:12] for digest in sets)
-    if options:
-        text += f" ({', '.join(f'{name} {_plain(options[name])}' for name in sorted(options))})"
+    words = _option_words(options)
+    if words:
+        text += f" ({', '.join(words)})"
     merged = manifest.counts.get("merged")
     found = merged.items() if isinstance(merged, Mapping) else ()
-    text += "".join(f", {count} {name.replace('_', ' ')}" for name, count in found if count)
+    nouns = {name: name.replace("_", " ").removesuffix("s") for name, _ in found}
+    text += "".join(f", {counted(count, nouns[name])}" for name, count in found if count)
     return [("made by", text)]
+
+
+def _option_words(options: Mapping[str, Any]) -> list[str]:
+    """What somebody chose, without what was left as it is or stands in another line."""
+    words = []
+    for name in sorted(options):
+        value = options[name]
+        is_left = value is None or value is False or value == []
+        if is_left or name in ("shard_images", "store"):
+            continue
+        if name == "drop_saliency":
+            words.append("saliency maps left out")
+        elif name == "renumber":
+            words.append("later repeats renumbered")
+        elif name == "added":
+            words.append(f"images added {counted(value, 'time')}")
+        elif name == "drifted_images":
+            words.append(f"{counted(value, 'image')} with other pixels than recorded")
+        else:
+            words.append(f"{name} {_plain(value)}")
+    return words
 
 
 def _any(recipe: Mapping[str, Any], key: str) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from generator.describe import fallback_lines
 from manifests.durations import duration
+from manifests.terminal import counted
 
 if TYPE_CHECKING:
     from generator.merge import MergeSummary
@@ -27,16 +28,17 @@ def describe_build(summary: BuildSummary) -> list[str]:
     else:
         lines = [_made_line(summary, fresh_images=summary.fresh_images)]
     if summary.added_images:
-        n = summary.added_images
-        lines.append(f"  {n} image{'s' if n != 1 else ''} added to those that were there")
+        lines.append(f"  {counted(summary.added_images, 'image')} added to those that were there")
     if summary.saliency_from is not None:
         lines.append(f"  saliency maps taken from {summary.saliency_from}, no network was run")
     lines += fallback_lines(manifest)
     if manifest.duplicates:
-        lines.append(f"  {manifest.duplicates} images left out as duplicates")
+        as_what = "a duplicate" if manifest.duplicates == 1 else "duplicates"
+        lines.append(f"  {counted(manifest.duplicates, 'image')} left out as {as_what}")
     lines += [f"  skipped {row['source']}: {row['reason']}" for row in manifest.skipped]
     if manifest.counts["normals"] < FEW_NORMALS:
-        lines.append(f"  only {manifest.counts['normals']} images: training will repeat them")
+        few = counted(manifest.counts["normals"], "image")
+        lines.append(f"  only {few}: training will repeat them")
     lines.append(f"  set digest {summary.set_digest}")
     return lines
 
@@ -59,11 +61,12 @@ def describe_replay(summary: ReplaySummary) -> list[str]:
     else:
         lines = [_made_line(summary, fresh_images=summary.fresh_images)]
     if summary.moved_images:
-        lines.append(f"  {summary.moved_images} images found elsewhere than recorded")
+        lines.append(f"  {counted(summary.moved_images, 'image')} found elsewhere than recorded")
     if summary.drifted_images:
+        have = "has" if summary.drifted_images == 1 else "have"
         lines.append(
-            f"  {summary.drifted_images} images have other pixels here than recorded: this is "
-            "another set, with a content digest of its own"
+            f"  {counted(summary.drifted_images, 'image')} {have} other pixels here than recorded: "
+            "this is another set, with a content digest of its own"
         )
     else:
         lines.append(f"  content {summary.manifest.content_digest}, as in the original")
@@ -87,15 +90,16 @@ def describe_merge(summary: MergeSummary) -> list[str]:
     if summary.is_unchanged:
         lines = [f"{summary.folder}: already complete, of these sets, nothing to do"]
     else:
-        lines = [_made_line(summary, of=f"of {summary.n_sets} sets")]
+        lines = [_made_line(summary, of=f"of {counted(summary.n_sets, 'set')}")]
     merged = manifest.counts["merged"]
     for name, words in (
-        ("duplicate_images", "images in several sets under different names or files"),
-        ("duplicate_negatives", "negatives in several sets, kept once"),
-        ("renumbered_negatives", "negatives given another repeat"),
+        ("duplicate_images", ("image", "in several sets under different names or files")),
+        ("duplicate_negatives", ("negative", "in several sets, kept once")),
+        ("renumbered_negatives", ("negative", "given another repeat")),
     ):
         if merged[name]:
-            lines.append(f"  {merged[name]} {words}")
+            noun, rest = words
+            lines.append(f"  {counted(merged[name], noun)} {rest}")
     if manifest.saliency == "absent":
         lines.append("  saliency: absent")
     return [*lines, f"  set digest {summary.set_digest}"]
@@ -133,8 +137,10 @@ def _made_line(summary: SetSummary, *, of: str = "", fresh_images: int | None = 
     if fresh_images is not None:
         notes.append(f"{fresh_images / max(summary.seconds, 1e-9):.1f} images/s")
     if summary.resumed_shards:
-        notes.append(f"{summary.resumed_shards} shards taken over from an earlier run")
-    line = f"{summary.folder}: {counts['normals']} images, {counts['negatives']} negatives"
+        taken = counted(summary.resumed_shards, "shard")
+        notes.append(f"{taken} taken over from an earlier run")
+    made = f"{counted(counts['normals'], 'image')}, {counted(counts['negatives'], 'negative')}"
+    line = f"{summary.folder}: {made}"
     line += f" ({of})" if of else ""
     line += f", {summary.disk_bytes / 1e6:.0f} MB in {duration(summary.seconds)}"
     return line + (f" ({', '.join(notes)})" if notes else "")

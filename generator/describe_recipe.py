@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 from manifests.recipe import Recipe, RecipeSummary
+from manifests.terminal import counted
 
 
 def describe_export(path: Path, summary: RecipeSummary) -> list[str]:
     """What was exported, line by line."""
+    was_there = "; was there already, nothing to do" if summary.is_unchanged else ""
     return [
-        f"{path}: {summary.n_normals} images, {summary.n_negatives} negatives, "
-        f"{_sizes(summary.file_bytes, summary.n_normals)}",
+        f"{path}: {counted(summary.n_normals, 'image')}, "
+        f"{counted(summary.n_negatives, 'negative')}, "
+        f"{_sizes(summary.file_bytes, summary.n_normals)}{was_there}",
         f"  set digest {summary.set_digest}",
     ]
 
@@ -27,6 +30,7 @@ def export_json(path: Path, summary: RecipeSummary) -> dict:
         "negatives": summary.n_negatives,
         "digest": summary.set_digest,
         "content_digest": summary.content_digest,
+        "is_unchanged": summary.is_unchanged,
     }
 
 
@@ -41,7 +45,7 @@ def describe_recipe(path: Path, recipe: Recipe) -> list[str]:
         ("licence", manifest.licence or "not stated"),
         ("images", f"{recipe.n_normals} good, not in the recipe"),
         ("negatives", f"{recipe.n_negatives} ({', '.join(policies)})"),
-        ("donors", f"{len(recipe.donors)} images travel with the recipe" if recipe.donors else ""),
+        ("donors", f"{_travelling(len(recipe.donors))} with the recipe" if recipe.donors else ""),
         ("geometry", f"{geometry.height}x{geometry.width} {geometry.fit}"),
         ("recipe", _sizes(path.stat().st_size, recipe.n_normals)),
         ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))),
@@ -54,6 +58,10 @@ def recipe_json(path: Path, recipe: Recipe) -> dict:
     plain = json.loads(recipe.manifest.to_bytes())
     own = {"file": str(path), "digest": recipe.set_digest, "bytes": path.stat().st_size}
     return own | {"donors": sorted(recipe.donors)} | plain
+
+
+def _travelling(n: int) -> str:
+    return f"{counted(n, 'image')} {'travels' if n == 1 else 'travel'}"
 
 
 def _sizes(file_bytes: int, n_normals: int) -> str:

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from generator.export_layout import LAYOUTS, ExportUnit, plan_export
+from generator.export_tree import check_target, write_record
 from manifests.atomic import write_atomic
+from manifests.confine import category_folder
 from manifests.edits import Box
 from manifests.errors import ConfigError, OutputError
 from manifests.images import write_png
@@ -27,6 +29,9 @@ from manifests.schema import Manifest
 
 TABLE = "negatives.csv"
 NOTICE = "licence.txt"
+# What a formula begins with, in East Asian spreadsheets too; and the apostrophe itself, so that who
+# takes one off every text that has one gets all of them as they were.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'")
 COLUMNS = ("file", "mask", "normal", "source", "policy", "level", "repeat", "digest")
 
 
@@ -58,9 +63,10 @@ def export_images(
     """Writes one category's normals, negatives and masks as PNG files to `out/<category>/`.
 
     Letterbox padding is cropped away. Beside the images lie `negatives.csv`, which says of each
-    negative what it was made from, and `licence.txt`. There are no good test images in the layout
-    "mvtec": a set holds training images only, and anomalib then tests on a part of those. The tree
-    takes its name at the end, so that what has the name is whole.
+    negative what it was made from, `licence.txt`, and `export.json`, which names all files. There
+    are no good test images in the layout "mvtec": a set holds training images only, and anomalib
+    then tests on a part of those. The tree takes its name at the end, so that what has the name is
+    whole.
 
     Args:
         folder: the set's folder; stored as pixels or as anchors.
@@ -68,7 +74,8 @@ def export_images(
         to: a key of `LAYOUTS`: "folder" for anomalib's Folder, "mvtec" for readers of MVTec AD.
         policies: kinds of negatives to export; all by default.
         jobs: worker processes.
-        overwrite: replace an earlier export; nothing else is ever replaced.
+        overwrite: replace an earlier export; nothing else is ever replaced, nor an export that
+            holds other files than were written.
         make_progress: from a label and a unit to a function of how many are done and of how many.
 
     Warns:
@@ -77,7 +84,8 @@ def export_images(
     Raises:
         ConfigError: an unknown layout, or a policy that the set does not have or the layout
             cannot name.
-        SetError, DigestError: no set, or a damaged one; every shard's SHA-256 is compared.
+        SetError, DigestError: no set, or a damaged one; every shard's SHA-256 is compared. Or its
+            category is no name for a folder.
         OutputError: the category's folder is there, or cannot be written.
 
     Source: ours.
@@ -86,8 +94,8 @@ def export_images(
         raise ConfigError("unknown layout", expected=" or ".join(LAYOUTS), got=repr(to))
     with NegativeSet.open(Path(folder)) as negative_set:
         manifest, set_digest = negative_set.manifest, negative_set.digest
-        target = Path(out) / manifest.category
-        _check_target(target, overwrite=overwrite)
+        target = category_folder(out, manifest.category, path=negative_set.path)
+        check_target(target, overwrite=overwrite)
         units = plan_export(negative_set, LAYOUTS[to], policies)
     warning = pixel_warning(manifest.licence, holder=str(target))
     if warning is not None:
@@ -103,7 +111,9 @@ def export_images(
             rows = _write_all(Path(folder), units, tree, jobs, progress)
             write_atomic(tree / TABLE, _table(rows))
             write_atomic(tree / NOTICE, _notice(manifest, set_digest).encode("utf-8"))
-            _check_target(target, overwrite=overwrite)
+            files = [file for unit in units for file in unit.files]
+            write_record(tree, [*files, TABLE, NOTICE], layout=to, set_digest=set_digest)
+            check_target(target, overwrite=overwrite)
             if target.exists():
                 os.replace(target, making / "replaced")
             os.replace(tree, target)
@@ -136,9 +146,7 @@ def _write_all(
     from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
 
-    files = [Path(file) for unit in units for row in unit.normals for file in row[1:]]
-    files += [Path(file) for unit in units for row in unit.negatives for file in row[1:3]]
-    for parent in sorted({file.parent for file in files}):
+    for parent in sorted({Path(file).parent for unit in units for file in unit.files}):
         (tree / parent).mkdir(parents=True, exist_ok=True)
     total, done = sum(unit.n_images for unit in units), 0
     workers = min(jobs, max(len(units), 1))
@@ -176,14 +184,20 @@ def _write_unit(folder: Path, tree: Path, unit: ExportUnit) -> list[tuple]:
             write_png(tree / file, _cropped(negative.image, boxes[of]))
             mask = np.where(negative.mask, 255, 0).astype(np.uint8)
             write_png(tree / mask_file, _cropped(mask, boxes[of]))
-            made_from = (negative.source, negative.policy, negative.level, negative.repeat)
-            rows.append((file, mask_file, of, *made_from, negative.digest))
+            made_from = (_as_text(negative.source), negative.policy)
+            drawn = (negative.level, negative.repeat, negative.digest)
+            rows.append((file, mask_file, of, *made_from, *drawn))
     return rows
 
 
 def _cropped(image: np.ndarray, canvas_box: Box) -> np.ndarray:
     y, x, h, w = canvas_box
     return image[y : y + h, x : x + w]
+
+
+def _as_text(cell: str) -> str:
+    """A stranger's text for the table: spreadsheets take one that begins so for a formula."""
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _table(rows: Sequence[tuple]) -> bytes:
@@ -201,21 +215,6 @@ def _notice(manifest: Manifest, set_digest: str) -> str:
         f"Attribution: {manifest.attribution or 'not stated'}\n"
         f"Exported from the set with the digest {set_digest}\n"
     )
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Lets nothing be replaced but an export: `--out` may be the folder of the data itself."""
-    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
-        return
-    is_export = not target.is_symlink() and (target / TABLE).is_file()
-    if not is_export:
-        raise OutputError("is there and is no export", path=target, hint="pass another --out")
-    if not overwrite:
-        raise OutputError(
-            "already holds an export",
-            path=target,
-            hint="pass --overwrite to replace it, or another --out",
-        )
 
 
 def _clear(making: Path) -> None:

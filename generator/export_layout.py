@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from manifests.confine import is_file_name
 from manifests.errors import ConfigError
 from manifests.negative_set import NegativeSet
 
@@ -55,6 +56,12 @@ class ExportUnit:
     negatives: tuple[tuple[int, str, str, str], ...]
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """All files, the masks too."""
+        normals = (file for _, file in self.normals)
+        return *normals, *(file for row in self.negatives for file in row[1:3])
+
+    @property
     def n_images(self) -> int:
         return len(self.normals) + len(self.negatives)
 
@@ -87,6 +94,15 @@ def plan_export(
             path=negative_set.path,
             hint="pass --to folder",
         )
+    for policy in sorted(wanted):
+        # A stranger's word, and the name of a folder in some layouts.
+        parts = layout.negative.format(policy=policy, name="000").split("/")
+        if not all(map(is_file_name, parts)):
+            raise ConfigError(
+                f"a policy is called {policy}, which is no name for a folder here",
+                path=negative_set.path,
+                hint="pass --to folder, or leave it out with --policies",
+            )
     names = number_names(negative_set.n_normals)
     normal_files = [layout.normal.format(name=name) for name in names]
     totals = Counter(kinds.tolist())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
+from generator.leftover_shards import IsWanted, Planned, finished_shards, lying_shards, remove
 from generator.scan import Scan
 from manifests.atomic import output_error
 from manifests.errors import OutputError, SetError
@@ -19,16 +20,15 @@ from manifests.schema import (
     read_manifest,
     settle_manifest,
 )
-from manifests.shard import Shard, shard_entry
+from manifests.shard_entry import is_shard_name
 
-UNFINISHED = (".shard-*.tmp-*", ".manifest.*.tmp-*", ".shard-*.h5.part")
-
-
-class Planned(Protocol):
-    """A shard that is to be there: its file name and the digest of all that decides its bytes."""
-
-    name: str
-    digest: str
+_MADE = {
+    "replay": "a replay of another set",
+    "merge": "a merge of other sets",
+    "subset": "a subset of another set",
+}
+# As `manifests.atomic` and `manifests.pull` name what they have not finished.
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.(?:tmp-[0-9]+|part)")
 
 
 def check_writable(folder: Path) -> None:
@@ -70,9 +70,17 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
     """The manifest and the digest of the set that is there, if it is the one that is wanted.
 
     Raises:
-        SetError: it is of other options or images, or a shard is missing.
+        SetError: it was not built, is of other options or images, or a shard is missing.
     """
     manifest, set_digest = read_manifest(folder)
+    command = manifest.origin["command"]
+    if command != "build":  # a part of a set has its recipe and names its training files
+        raise SetError(
+            f"holds {_MADE.get(command, 'a set of another command')}",
+            path=folder,
+            expected="a set made by build",
+            hint="pass --overwrite to replace it, or another --out",
+        )
     check_recipe(folder, manifest, recipe)
     if list(manifest.training_files) != list(scan.file_digests):
         raise SetError(
@@ -122,42 +130,67 @@ def clear_and_resume(
     *,
     overwrite: bool,
     kept: frozenset[str] = frozenset(),
+    is_wanted: IsWanted | None = None,
+    check: Callable[[Sequence[Planned]], None] | None = None,
 ) -> dict[str, ShardEntry]:
     """Removes leftovers and returns the finished shards of this very plan, by name.
 
-    With `kept`, shards of a set that is there, neither these nor the manifest are touched.
+    Nothing is removed before all shards that are there have been looked at. What is not named like
+    a shard stays, whatever it is. With `kept`, shards of a set that is there, neither these nor the
+    manifest are touched.
+
+    Args:
+        folder, units, overwrite, kept, is_wanted, check: as of `generator.assembly.assemble`.
 
     Raises:
-        SetError: a shard of another build is in the way and `overwrite` is not given.
+        SetError: a shard of another run, or a file that is none of ours, is in the way and
+            `overwrite` is not given.
         OutputError: the folder cannot be written.
+        Whatever `check` raises.
     """
-    done: dict[str, ShardEntry] = {}
-    by_name = {unit.name: unit for unit in units}
     try:
+        lying = lying_shards(folder, kept=kept)
+        done, others = finished_shards(folder, units, lying, is_wanted=is_wanted)
+        for path in lying:
+            _check_may_go(path, done, others, overwrite=overwrite, is_added=bool(kept))
+        if check is not None and not kept and (folder / MANIFEST_NAME).exists():
+            check([unit for unit in units if unit.name not in done])
         # The manifest goes first: without it nobody takes a half-replaced folder for a set.
         for name in () if kept else (MANIFEST_NAME, MANIFEST_DIGEST_NAME):
             (folder / name).unlink(missing_ok=True)
         clear_unfinished(folder)
-        for path in sorted(folder.glob("shard-*.h5")):
-            if path.name in kept:
-                continue
-            unit = by_name.get(path.name)
-            entry = None if unit is None else _finished(path, unit)
-            if entry is not None:
-                done[path.name] = entry
-            elif overwrite or _is_damaged(path):
-                path.unlink()
-            else:
-                raise SetError(
-                    "belongs to an unfinished build with other options or images",
-                    path=path,
-                    hint="run that --add again with its images, or delete this file"
-                    if kept
-                    else "pass --overwrite to replace it, or another --out",
-                )
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error
+    for path in lying:
+        if path.name not in done:
+            remove(path)
     return done
+
+
+def _check_may_go(
+    path: Path,
+    done: Mapping[str, ShardEntry],
+    others: Mapping[Path, SetError | None],
+    *,
+    overwrite: bool,
+    is_added: bool,
+) -> None:
+    if path.is_dir() and not path.is_symlink():
+        raise SetError("is a folder", path=path, hint="move it away, or pass another --out")
+    if overwrite or path.name in done:
+        return
+    reason = others.get(
+        path,
+        SetError(
+            "is no shard of this run, perhaps of an unfinished one with other options or images",
+            path=path,
+        ),
+    )
+    if reason is not None:
+        hint = "pass --overwrite to replace it, or another --out"
+        if is_added:
+            hint = "run that --add again with its images, or delete this file"
+        raise SetError(reason.what, path=path, expected=reason.expected, got=reason.got, hint=hint)
 
 
 def settle(folder: Path) -> None:
@@ -174,29 +207,16 @@ def settle(folder: Path) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes files that a killed run left half written."""
-    for pattern in UNFINISHED:
-        for path in folder.glob(pattern):
+    """Removes files that a killed run left half written. Raises OSError."""
+    for path in list(folder.iterdir()):
+        match = _UNFINISHED.fullmatch(path.name)
+        if match is None or (path.is_dir() and not path.is_symlink()):
+            continue
+        name = match["name"]
+        if is_shard_name(name) or name in (MANIFEST_NAME, MANIFEST_DIGEST_NAME):
             path.unlink(missing_ok=True)
 
 
 def disk_bytes(folder: str | os.PathLike[str]) -> int:
     """Size of all files in the folder."""
     return sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
-
-
-def _finished(path: Path, unit: Planned) -> ShardEntry | None:
-    try:
-        with Shard(path) as shard:
-            is_ours = shard.index.unit_digest == unit.digest
-        return shard_entry(path) if is_ours else None
-    except SetError:
-        return None
-
-
-def _is_damaged(path: Path) -> bool:
-    try:
-        with Shard(path) as shard:
-            return not shard.index.unit_digest
-    except SetError:
-        return True

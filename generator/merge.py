@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from generator.leftovers import disk_bytes
@@ -15,6 +14,7 @@ from generator.merged_manifest import merged_manifest, merged_recipe
 from generator.rearrangement import Draft, rearrange
 from generator.set_rows import SetRows, check_apart
 from generator.set_summary import SetSummary
+from manifests.confine import category_folder
 from manifests.errors import ConfigError, SetError
 from manifests.progress import ProgressMaker
 from manifests.schema import STORES, origin
@@ -77,7 +77,7 @@ def merge_sets(
     started = time.monotonic()
     sets = _opened(folders)
     first = sets[0].manifest
-    folder = Path(out) / first.category
+    folder = category_folder(out, first.category, path=sets[0].folder)
     check_apart(folder, sets)
     shard_images = _chosen_shard_images(shard_images, first.recipe)
     store = _chosen_store(store, first.recipe)

@@ -25,6 +25,7 @@ from generator.stored_saliency import (
     StoredShard,
 )
 from generator.unit import Unit, build_unit, cached_network, plan_units
+from manifests.confine import category_folder
 from manifests.datasets import Category
 from manifests.errors import BadImages, ConfigError, DataError, SetError
 from manifests.images import DEFAULT_MAX_PIXELS
@@ -111,7 +112,7 @@ def build_set(
             "--add and --overwrite exclude each other",
             hint="--add keeps what is there, --overwrite replaces it: pass one of them",
         )
-    folder = Path(out) / category.name
+    folder = category_folder(out, category.name, path=category.root)
     with writing(folder):
         stored = None
         if reuse_saliency is not None:

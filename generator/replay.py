@@ -11,10 +11,12 @@ from pathlib import Path
 
 from generator.assembly import assemble, publish, writing
 from generator.leftovers import disk_bytes, settle
-from generator.replay_leftovers import drop_drifted, same_replay
+from generator.replay_drift import check_drift
+from generator.replay_leftovers import same_replay, wanted_shards
 from generator.replay_unit import ReplayConfig, ReplayUnit, replay_unit
 from generator.set_summary import SetSummary
 from generator.source_index import find_sources
+from manifests.confine import category_folder
 from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, DigestError, SetError
 from manifests.images import DEFAULT_MAX_PIXELS
@@ -86,14 +88,16 @@ def replay_set(
             given.
         DigestError: the recipe is damaged or of another set than expected, or a negative is not
             the recorded one.
-        BadImages: with every image that is missing or differs, before anything is written.
+        BadImages: with every image that is missing or differs, before anything is written; where
+            a set is to be replaced, also with every one whose pixels are not the recorded ones,
+            unless `allow_drift`.
         ImageError: a file is the recorded one and its pixels are not, unless `allow_drift`.
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
     recipe = read_recipe(Path(recipe_path), expect=expect)
     store = _store(recipe, store)
-    folder = Path(out) / recipe.manifest.category
+    folder = category_folder(out, recipe.manifest.category, path=recipe_path)
     normals = [row for shard in recipe.shards for row in shard.normals]
     found = find_sources(
         normals,
@@ -121,7 +125,6 @@ def replay_set(
                 drifted_images=_recorded_drift(manifest),
             )
         units = _units(recipe, found.paths, store)
-        drop_drifted(folder, units, recipe, allow_drift=allow_drift)
         config = ReplayConfig(
             geometry=recipe.geometry,
             store=store,
@@ -135,6 +138,10 @@ def replay_set(
             folder,
             jobs=jobs,
             overwrite=overwrite,
+            is_wanted=wanted_shards(units, recipe, allow_drift=allow_drift),
+            check=None
+            if allow_drift
+            else partial(check_drift, config=config, jobs=jobs, make_progress=make_progress),
             progress=make_progress and make_progress(f"replay {folder.name}", "images"),
         )
         drifted = _drifted_images(folder, recipe, made.entries) if allow_drift else 0

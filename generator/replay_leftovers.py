@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from generator.leftovers import check_shards
 from generator.replay_unit import ReplayUnit
-from manifests.errors import OutputError, SetError
+from manifests.errors import SetError
 from manifests.recipe import Recipe
 from manifests.schema import Manifest, origin, read_manifest
 from manifests.shard import Shard
@@ -41,33 +41,21 @@ def same_replay(
     return manifest, set_digest
 
 
-def drop_drifted(
-    folder: Path, units: Sequence[ReplayUnit], recipe: Recipe, *, allow_drift: bool
-) -> None:
-    """Removes finished shards of an interrupted run whose drift is not wanted, or not ours.
+def wanted_shards(
+    units: Sequence[ReplayUnit], recipe: Recipe, *, allow_drift: bool
+) -> Callable[[ReplayUnit, Shard], bool]:
+    """Which finished shards of an interrupted run are as this one would make them.
 
-    Such a run may have been made with other libraries, or without drift being allowed now.
-
-    Raises:
-        OutputError: one cannot be removed.
+    It may have been made with other libraries, or with drift allowed that is not wanted now.
     """
     ours = decoder_versions()
-    for unit, entry in zip(units, recipe.manifest.shards, strict=True):
-        path = folder / unit.name
-        try:
-            with Shard(path) as shard:
-                index = shard.index
-                is_drifted = (
-                    index.unit_digest == unit.digest
-                    and index.content_digest != entry.content_digest
-                )
-                is_wanted = allow_drift and index.environment == ours
-        except SetError:  # missing or damaged: assemble sees to it
-            continue
-        if is_drifted and not is_wanted:
-            try:
-                path.unlink()
-            except OSError as error:
-                raise OutputError(
-                    f"cannot be removed: {error.strerror or error}", path=path
-                ) from error
+    recorded = {
+        unit.name: entry.content_digest
+        for unit, entry in zip(units, recipe.manifest.shards, strict=True)
+    }
+
+    def is_wanted(unit: ReplayUnit, shard: Shard) -> bool:
+        is_drifted = shard.index.content_digest != recorded[unit.name]
+        return not is_drifted or (allow_drift and shard.index.environment == ours)
+
+    return is_wanted

@@ -82,8 +82,8 @@ def replay_unit(unit: ReplayUnit, *, folder: Path, config: ReplayConfig) -> Shar
     keep_freed_memory()
     # The workers are the parallelism; a second layer inside OpenCV only fights over the cores.
     cv2.setNumThreads(1)
-    normals = [_loaded(row, unit, config) for row in unit.normals]
-    lenders = [_loaded(row, unit, config) for row in unit.lenders]
+    normals = [load_normal(row, unit.paths[row.digest], config) for row in unit.normals]
+    lenders = [load_normal(row, unit.paths[row.digest], config) for row in unit.lenders]
     rows = (*unit.normals, *unit.lenders)
     new_digests = {
         row.digest: record.digest for row, record in zip(rows, (*normals, *lenders), strict=True)
@@ -110,9 +110,13 @@ def replay_unit(unit: ReplayUnit, *, folder: Path, config: ReplayConfig) -> Shar
     )
 
 
-def _loaded(row: RecipeNormal, unit: ReplayUnit, config: ReplayConfig) -> NormalRecord:
-    """The normal as it is here. Raises ImageError where it must not differ and does."""
-    path = unit.paths[row.digest]
+def load_normal(row: RecipeNormal, path: Path, config: ReplayConfig) -> NormalRecord:
+    """The normal as it is here.
+
+    Raises:
+        ImageError: the file cannot be used or has changed since it was found, or its pixels are
+            others than the recorded ones and drift is not allowed.
+    """
     data = read_bytes(path, max_pixels=config.max_pixels)
     canvas, placement = fit_image(
         decode_image(data, path=path, max_pixels=config.max_pixels), config.geometry
@@ -128,13 +132,17 @@ def _loaded(row: RecipeNormal, unit: ReplayUnit, config: ReplayConfig) -> Normal
 
 
 def _drift(path: Path, config: ReplayConfig) -> ImageError:
+    recorded = decoder_in_words(config.recorded_versions)
+    here = decoder_in_words(decoder_versions())
+    # Equal versions are built differently, or run on a processor that rounds otherwise.
+    is_same = recorded == here
+    way = "replay on a machine like that one" if is_same else "install the recorded versions"
     return ImageError(
         "is the recorded file, but decodes and resizes to other pixels here",
         path=path,
-        expected=decoder_in_words(config.recorded_versions),
-        got=decoder_in_words(decoder_versions()),
-        hint="install the recorded versions, or pass --allow-drift to make a set with a digest of "
-        "its own",
+        expected=recorded,
+        got="the same versions, built or run otherwise" if is_same else here,
+        hint=f"{way}, or pass --allow-drift to make a set with a digest of its own",
     )
 
 

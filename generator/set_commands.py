@@ -12,10 +12,11 @@ from manifests import command_line as common
 from manifests.errors import ConfigError
 from manifests.option_types import ListType, LocationType
 from manifests.progress import progress_maker
+from manifests.terminal import counted
 
 
 @click.command()
-@click.argument("paths", metavar="SETS...", nargs=-1, required=True, type=LocationType())
+@click.argument("paths", metavar="SET|URL...", nargs=-1, required=True, type=LocationType())
 @common.out_option("Folder for the merged sets, one subfolder per category.", required=True)
 @click.option(
     "--renumber",
@@ -53,10 +54,10 @@ def merge(
     as_json,
     quiet,
 ) -> None:
-    """Join SETS of the same category: their images, kinds of negatives, and repeats.
+    """Join sets of the same category: their images, kinds of negatives, and repeats.
 
-    Images and negatives that several sets hold are kept once. What is in conflict is refused. SETS
-    are sets, or roots of several, of which those of the same name are joined.
+    Images and negatives that several sets hold are kept once. What is in conflict is refused. Each
+    SET is one, or a root of several, of which those of the same name are joined.
 
     \b
     cutswap-gen merge monday tuesday --out shards
@@ -77,13 +78,13 @@ def merge(
             overwrite=overwrite,
             make_progress=progress_maker(quiet=quiet),
         )
-        for folders in _to_merge(paths, categories)
+        for folders in _to_merge(paths, categories, quiet=quiet)
     )
     common.report(summaries, as_json=as_json, words=describe_merge, plain=merge_json)
 
 
 @click.command()
-@click.argument("path", metavar="SET", type=LocationType())
+@click.argument("path", metavar="SET|URL", type=LocationType())
 @common.out_option("Folder for the subset, one subfolder per category.", required=True)
 @click.option(
     "--image",
@@ -123,6 +124,8 @@ def subset(
             "nothing is chosen",
             hint="pass --category, --image, --policies, --levels or --fraction",
         )
+    if fraction is None and common.is_typed("seed"):
+        common.note_idle("--seed", where="without --fraction")
     summaries = (
         subset_set(
             folder,
@@ -136,21 +139,21 @@ def subset(
             overwrite=overwrite,
             make_progress=progress_maker(quiet=quiet),
         )
-        for folder in common.sets_at(path, categories)
+        for folder in common.sets_at(path, categories, quiet=quiet)
     )
     common.report(summaries, as_json=as_json, words=describe_subset, plain=subset_json)
 
 
 @click.command()
-@click.argument("a", type=LocationType())
-@click.argument("b", type=LocationType())
+@click.argument("a", metavar="SET|URL|RECIPE", type=LocationType())
+@click.argument("b", metavar="SET|URL|RECIPE", type=LocationType())
 @common.category_option
 @common.json_option
 @common.domain_errors
 def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
     """Say what differs between two sets: recipe, images, edits, pixels.
 
-    A and B are sets or recipe files. How a set is cut into shards and stored is no difference.
+    The first is called A, the second B. How a set is cut into shards and stored is no difference.
     Exit code 0: they hold the same; 1: they differ; 2: they cannot be compared.
     """
     from generator.diff_text import describe_diff, diff_json
@@ -171,7 +174,7 @@ def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("path", metavar="SET", type=LocationType())
+@click.argument("path", metavar="SET|URL", type=LocationType())
 @common.out_option("Folder for the trees, one subfolder per category.", required=True)
 @click.option(
     "--to",
@@ -183,7 +186,11 @@ def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
 @click.option("--policies", type=ListType(), help="Only these kinds of negatives.  [default: all]")
 @common.category_option
 @common.jobs_option
-@common.overwrite_option
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier export of this category; a folder of anything else is left alone.",
+)
 @common.json_option
 @common.quiet_option
 @common.domain_errors
@@ -199,8 +206,9 @@ def export(path, out, to, policies, categories, jobs, overwrite, as_json, quiet)
     from generator.export_images import ExportSummary, export_images
 
     def words(summary: ExportSummary) -> list[str]:
-        made = f"{summary.normals} normal images, {summary.negatives} negatives and their masks"
-        return [f"{summary.folder}: {made}"]
+        images = counted(summary.normals, "normal image")
+        negatives = f"{counted(summary.negatives, 'negative')} with masks"
+        return [f"{summary.folder}: {images}, {negatives}"]
 
     summaries = (
         export_images(
@@ -212,14 +220,16 @@ def export(path, out, to, policies, categories, jobs, overwrite, as_json, quiet)
             overwrite=overwrite,
             make_progress=progress_maker(quiet=quiet),
         )
-        for folder in common.sets_at(path, categories)
+        for folder in common.sets_at(path, categories, quiet=quiet)
     )
     common.report(summaries, as_json=as_json, words=words, plain=ExportSummary.to_json)
 
 
-def _to_merge(paths: tuple[Path | str, ...], categories: tuple[str, ...]) -> list[list[Path]]:
+def _to_merge(
+    paths: tuple[Path | str, ...], categories: tuple[str, ...], *, quiet: bool
+) -> list[list[Path]]:
     """The folders to be joined, one list per category, in the order given."""
-    found = [common.sets_at(path, categories) for path in paths]
+    found = [common.sets_at(path, categories, quiet=quiet) for path in paths]
     if all(len(folders) == 1 for folders in found):
         return [[folder for folders in found for folder in folders]]
     groups: dict[str, list[Path]] = {}
@@ -237,6 +247,10 @@ def _to_merge(paths: tuple[Path | str, ...], categories: tuple[str, ...]) -> lis
 
 def _one_set(path: Path | str, categories: tuple[str, ...]) -> Path:
     if isinstance(path, Path) and path.is_file():
+        if categories:
+            from manifests.recipe import read_recipe
+
+            common.check_category(path, read_recipe(path).manifest.category, categories)
         return path
     folders = common.sets_at(path, categories)
     if len(folders) > 1:

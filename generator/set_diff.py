@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 _OF_WRITING = ("shard_images", "store")
 _FIELDS = ("category", "format", "licence", "attribution", "split_rule", "duplicates")
 
+_Draw = tuple[str, str, int, int]
+"""Digest of the normal, policy, level, repeat."""
 _Key = tuple[str, str, int, int, int]
-"""Digest of the normal, policy, level, repeat, and which of several such."""
+"""A draw, and which of several such."""
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,13 @@ def _of_folder(path: Path) -> Side:
         for row in rows.normals
     }
     negatives: dict[_Key, Negative] = {}
+    drawn: Counter[_Draw] = Counter()
     for source in rows.shards:
         with Shard(source.path) as shard:
             digests = shard.index.normal_digests
             records = (shard.record(j) for j in range(shard.n_negatives))
             for record in records:
-                _add(negatives, images[digests[record.normal]], record)
+                _add(negatives, drawn, images[digests[record.normal]], record)
     return Side(
         path=rows.folder,
         set_digest=rows.set_digest,
@@ -225,9 +229,10 @@ def _of_recipe(path: Path) -> Side:
         for row in shard.normals
     }
     negatives: dict[_Key, Negative] = {}
+    drawn: Counter[_Draw] = Counter()
     for shard in recipe.shards:
         for row in shard.negatives:
-            _add(negatives, images[shard.normals[row.normal].digest], row)
+            _add(negatives, drawn, images[shard.normals[row.normal].digest], row)
     return Side(
         path=path,
         set_digest=recipe.set_digest,
@@ -240,13 +245,16 @@ def _of_recipe(path: Path) -> Side:
 
 
 def _add(
-    negatives: dict[_Key, Negative], image: Image, record: NegativeRecord | RecipeNegative
+    negatives: dict[_Key, Negative],
+    drawn: Counter[_Draw],
+    image: Image,
+    record: NegativeRecord | RecipeNegative,
 ) -> None:
-    number = 0
-    while (key := (image.digest, record.policy, record.level, record.repeat, number)) in negatives:
-        number += 1
+    draw = (image.digest, record.policy, record.level, record.repeat)
+    number = drawn[draw]
+    drawn[draw] += 1
     is_digested = not isinstance(record, NegativeRecord)
-    negatives[key] = Negative(
+    negatives[(*draw, number)] = Negative(
         source=image.source,
         policy=record.policy,
         level=record.level,

@@ -12,6 +12,7 @@ from manifests.digest import file_digest
 from manifests.edits import Box
 from manifests.errors import ConfigError, DigestError, SetError
 from manifests.negative_set import NegativeSet
+from manifests.probe import familiarise
 from manifests.schema import Manifest
 from manifests.set_checks import entry_problems
 from manifests.shard import Shard
@@ -112,13 +113,16 @@ class SetRows:
         with NegativeSet.open(Path(path)) as negative_set:
             folder, manifest = negative_set.path, negative_set.manifest
             set_digest = negative_set.digest
+        # What a process of its own refused is named below, and not parsed here.
+        refused = familiarise(folder, [entry.name for entry in manifest.shards])
         shards: list[SourceShard] = []
         normals: list[NormalRow] = []
         negatives: list[NegativeRow] = []
         maps: dict[int, tuple[int, ...]] = {}
         for number, entry in enumerate(manifest.shards):
             # The file's digest is checked where its pixels are read, in parallel.
-            with Shard(folder / entry.name) as shard:
+            file = folder / entry.name
+            with Shard(file, refused=refused.get(file)) as shard:
                 problem = next(entry_problems(shard, manifest, number), None)
                 if problem is not None:
                     raise problem

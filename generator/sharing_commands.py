@@ -8,20 +8,24 @@ from pathlib import Path
 import click
 
 from manifests import command_line as common
-from manifests.errors import ConfigError
-from manifests.option_types import LocationType
+from manifests.errors import ConfigError, OutputError
+from manifests.option_types import DIGEST, LOCAL_RECIPE, LOCAL_SET, LocationType
 from manifests.progress import progress_maker
+from manifests.terminal import counted
+
+RECIPE_SUFFIX = ".recipe"
 
 
 @click.command("export-recipe")
-@click.argument("path", metavar="SET", type=LocationType())
+@click.argument("path", metavar="SET|URL", type=LocationType())
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    metavar="FILE|FOLDER",
-    help="Recipe file; of several sets, or in a folder that is there: FOLDER/CATEGORY.recipe.",
+    metavar="FILE.recipe|FOLDER",
+    help="Recipe file; any other name is a folder, made where it is missing, for "
+    "FOLDER/CATEGORY.recipe.",
 )
 @common.category_option
 @click.option(
@@ -29,35 +33,44 @@ from manifests.progress import progress_maker
     is_flag=True,
     help="Let donor images travel that are no normals of the set (their pixels go with them).",
 )
+@click.option("--overwrite", is_flag=True, help="Replace another recipe of that name.")
 @common.json_option
 @common.domain_errors
-def export_recipe(path, output: Path, categories, with_donors: bool, as_json: bool) -> None:
+def export_recipe(path, output: Path, categories, with_donors, overwrite, as_json: bool) -> None:
     """Write the recipe of SET: all of it but the pixels, about one KB per image.
 
-    Whoever has the same images renders the set from it, bit for bit (cutswap-gen replay).
+    Whoever has the same images renders the set from it, bit for bit (cutswap-gen replay). A recipe
+    that is there already stays; what is no recipe is never replaced.
     """
     from generator.describe_recipe import describe_export, export_json
     from manifests.negative_set import NegativeSet
     from manifests.recipe import write_recipe
 
     folders = common.sets_at(path, categories)
-    is_folder = output.is_dir() or len(folders) > 1
-    if len(folders) > 1 and (output.is_file() or output.suffix == ".recipe"):
+    is_file = output.suffix == RECIPE_SUFFIX
+    if is_file:
+        _check_recipe_file(output, folders)
+    elif os.path.lexists(output) and not output.is_dir():
         raise ConfigError(
-            "one file holds the recipe of one set",
+            "is a file, and no recipe by its name",
             path=output,
-            got=f"{len(folders)} sets",
-            hint="pass --category, or a folder as -o",
+            expected=f"FILE{RECIPE_SUFFIX}, or a folder",
+            hint="change -o",
         )
-    if is_folder:
-        output.mkdir(parents=True, exist_ok=True)
 
     def written():
         for folder in folders:
-            with NegativeSet.open(folder) as negative_set:
-                name = f"{negative_set.manifest.category}.recipe"
-                target = output / name if is_folder else output
-                yield target, write_recipe(target, negative_set, with_donors=with_donors)
+            with NegativeSet.open(folder) as one:
+                target = output if is_file else output / f"{one.manifest.category}{RECIPE_SUFFIX}"
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    summary = write_recipe(
+                        target, one, with_donors=with_donors, overwrite=overwrite
+                    )
+                except OutputError as error:
+                    error.hint = (error.hint or "change -o").replace("--out", "-o")
+                    raise
+            yield target, summary
 
     common.report(
         written(),
@@ -67,10 +80,29 @@ def export_recipe(path, output: Path, categories, with_donors: bool, as_json: bo
     )
 
 
+def _check_recipe_file(output: Path, folders: list[Path]) -> None:
+    """Raises where several sets, or a folder that is not there, stand against one recipe file."""
+    if len(folders) > 1:
+        raise ConfigError(
+            "one file holds the recipe of one set",
+            path=output,
+            got=f"{len(folders)} sets",
+            hint="pass --category, or a folder as -o",
+        )
+    if output.is_dir():
+        raise ConfigError(
+            f"is a folder, though its name ends in {RECIPE_SUFFIX}", path=output, hint="change -o"
+        )
+    if not output.parent.is_dir():
+        raise OutputError(
+            "there is no such folder for the recipe",
+            path=output.parent,
+            hint="make it, or pass another -o",
+        )
+
+
 @click.command()
-@click.argument(
-    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=LOCAL_RECIPE)
 @click.option(
     "--data",
     required=True,
@@ -88,7 +120,9 @@ def export_recipe(path, output: Path, categories, with_donors: bool, as_json: bo
     is_flag=True,
     help="Where images decode to other pixels here, make a set of these, with its own digest.",
 )
-@click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
+@click.option(
+    "--expect", type=DIGEST, help="Refuse the recipe of a set of another set digest than this."
+)
 @common.jobs_option
 @common.megapixel_option
 @common.overwrite_option
@@ -130,7 +164,7 @@ def replay(files: tuple[Path, ...], **options) -> None:
 
 
 @click.command("dump-recipe")
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="FILE", type=LOCAL_RECIPE)
 @common.domain_errors
 def dump_recipe(path: Path) -> None:
     """Print the text of a recipe: JSON, one row a line."""
@@ -141,7 +175,7 @@ def dump_recipe(path: Path) -> None:
 
 
 @click.command()
-@click.argument("path", metavar="SET", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SET", type=LOCAL_SET)
 @click.argument("url")
 @common.category_option
 @click.option("--check", is_flag=True, help="Read everything back at the end and compare digests.")
@@ -152,7 +186,11 @@ def dump_recipe(path: Path) -> None:
     show_default=True,
     help="Shards sent at the same time.",
 )
-@common.overwrite_option
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace another set behind URL; until all is sent, there is none.",
+)
 @common.json_option
 @common.quiet_option
 @common.domain_errors
@@ -174,7 +212,9 @@ def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quie
         raise ConfigError("is no URL", path=url, hint="write file:///full/path for a folder")
 
     def words(summary) -> list[str]:
-        sent = f"{summary.sent_shards} shards sent, {summary.present_shards} were there"
+        sent, present = summary.sent_shards, summary.present_shards
+        there = f"{present} {'was' if present == 1 else 'were'} there"
+        sent = f"{counted(sent, 'shard')} sent, {there}"
         return [f"{summary.url}: {sent}", f"  set digest {summary.set_digest}"]
 
     summaries = (
@@ -195,7 +235,7 @@ def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quie
 @click.argument("url")
 @common.out_option("Folder for the sets, one subfolder per category.", required=True)
 @common.category_option
-@click.option("--expect", metavar="DIGEST", help="The set digest you were told.")
+@common.expect_option
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -215,7 +255,8 @@ def pull(url: str, out: Path, categories, expect, jobs, overwrite, as_json, quie
     more run repairs a damaged set.
 
     \b
-    cutswap-gen pull https://example.org/sets/bottle --out shards --expect 1f0c...
+    cutswap-gen pull https://example.org/sets/bottle --out shards
+    cutswap-gen pull https://example.org/sets/bottle --out shards --expect DIGEST
     """
     from manifests.remote import find_remote_sets, is_url, pull_set, redacted
 

@@ -75,8 +75,11 @@ def find_sources(
         if row.file_sha256 not in index.paths
     ]
     if problems:
+        are = "is missing or differs" if len(normals) == 1 else "are missing or differ"
         raise BadImages(
-            problems, hint="pass the folder of the very images the recipe was made from as --data"
+            problems,
+            what=f"{len(problems)} of {len(normals)} image{'s' * (len(normals) != 1)} {are}",
+            hint="pass the folder of the very images the recipe was made from as --data",
         )
     moved = sum(index.paths[row.file_sha256] not in recorded[row.digest] for row in normals)
     return FoundSources(index.paths, moved)

@@ -15,6 +15,7 @@ import numpy as np
 from generator.scan import ScannedImage
 from manifests.errors import ConfigError, SetError
 from manifests.negative_set import NegativeSet, find_sets
+from manifests.probe import familiarise
 from manifests.schema import Manifest
 from manifests.shard import Shard
 from manifests.weights import EMBEDDED
@@ -166,10 +167,12 @@ class StoredSaliency:
             SetError: the set is of other images, or one of its shards is damaged.
         """
         shards, held = [], []
+        # What a process of its own refused is named below, and not parsed here.
+        refused = familiarise(self.folder, [entry.name for entry in self.manifest.shards])
         for entry in self.manifest.shards:
             path = self.folder / entry.name
             # The file's digest is checked where its maps are read, once and in parallel.
-            with Shard(path) as shard:
+            with Shard(path, refused=refused.get(path)) as shard:
                 held.append(shard.index.normal_digests)
             shards.append(StoredShard(path, entry.file_sha256, entry.environment))
         wanted = [[image.digest for image in images] for images in units]

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from generator.copied_shard import CopyUnit, plan_unit
@@ -18,6 +17,7 @@ from generator.leftovers import disk_bytes
 from generator.rearrangement import Draft, rearrange
 from generator.set_rows import NegativeRow, NormalRow, SetRows, check_apart, row_tally
 from generator.set_summary import SetSummary
+from manifests.confine import category_folder
 from manifests.errors import ConfigError
 from manifests.progress import ProgressMaker
 from manifests.schema import (
@@ -112,7 +112,7 @@ def subset_set(
     selection = _Selection(tuple(images), tuple(policies), tuple(levels), fraction, seed)
     _check_typed(selection)
     rows = SetRows.open(path)
-    folder = Path(out) / rows.manifest.category
+    folder = category_folder(out, rows.manifest.category, path=rows.folder)
     check_apart(folder, [rows])
     made_from = origin("subset", sets=[rows.set_digest], options=selection.options)
     normals, negatives = _chosen(rows, selection)
@@ -160,8 +160,8 @@ def _chosen(rows: SetRows, selection: _Selection) -> tuple[list[NormalRow], list
             raise ConfigError(
                 f"{name}: this set has no negatives of {unknown[0]}",
                 path=rows.folder,
-                expected=", ".join(map(str, there)) or "none, it has no such negatives",
-                hint=f"change {name}",
+                expected=", ".join(map(str, there)) or None,  # a set without saliency has no level
+                hint=f"change {name}" if there else f"leave {name} out",
             )
     normals = list(rows.normals)
     if selection.images:

@@ -14,9 +14,12 @@ from typing import TypeVar
 import click
 
 from manifests.errors import BadImages, ConfigError, CutswapError
+from manifests.option_types import DIGEST
+from manifests.progress import progress_maker
 from manifests.terminal import printable
 
 MAX_LISTED_ERRORS = 20
+WHOLE = "whole and unchanged"
 Answer = TypeVar("Answer")
 _NO_SECTIONS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -60,6 +63,9 @@ skip_bad_option = click.option(
 )
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace what the output folder already holds."
+)
+expect_option = click.option(
+    "--expect", type=DIGEST, help="Refuse a set of another set digest than this."
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
@@ -120,10 +126,7 @@ def domain_errors(command: Callable) -> Callable:
                 warnings.showwarning = _show_warning
                 return command(*args, **options)
         except BadImages as error:
-            for one in error.errors[:MAX_LISTED_ERRORS]:
-                click.echo(printable(f"  {one}"), err=True)
-            if len(error.errors) > MAX_LISTED_ERRORS:
-                click.echo(f"  ... and {len(error.errors) - MAX_LISTED_ERRORS} more", err=True)
+            _list_errors(error.errors, as_json=options.get("as_json"))
             _fail(error)
         except CutswapError as error:
             _fail(error)
@@ -171,18 +174,50 @@ def report(
         click.echo(json.dumps(rows, indent=1))
 
 
-def report_problems(found: Iterable[tuple[Path, Sequence[CutswapError]]], *, as_json: bool) -> int:
-    """Prints what is wrong with each folder, like `report`, and returns how many things are."""
+def report_problems(
+    found: Iterable[tuple[Path, Sequence[CutswapError]]],
+    *,
+    as_json: bool,
+    whole: str = WHOLE,
+) -> int:
+    """Prints what is wrong with each folder, like `report`, and returns how many things are.
+
+    Args:
+        whole: what to say of a folder with which nothing is wrong.
+    """
     rows = []
     for folder, problems in found:
         rows += [{"folder": str(folder), **problem.to_json()} for problem in problems]
         if not as_json:
             say([f"{folder}: {problem}" for problem in problems])
             if not problems:
-                say([f"{folder}: whole and unchanged"])
+                say([f"{folder}: {whole}"])
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     return len(rows)
+
+
+def check_category(path: Path, category: str, categories: Sequence[str]) -> None:
+    """Raises ConfigError where `--category` names another than the one of a recipe file."""
+    missing = [name for name in categories if name != category]
+    if missing:
+        raise ConfigError(
+            f"no category {missing[0]} here",
+            path=path,
+            expected=category,
+            hint="leave --category out: a recipe holds one",
+        )
+
+
+def note_idle(option: str, *, where: str) -> None:
+    """Says on stderr that an option which the user typed reaches nothing."""
+    click.echo(f"note: {option} changes nothing {where}", err=True)
+
+
+def is_typed(name: str) -> bool:
+    """Whether the user typed the option of this name of the command that runs."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def check_expect_one(
@@ -198,6 +233,25 @@ def check_expect_one(
         )
 
 
+def _list_errors(errors: Sequence[CutswapError], *, as_json: bool | None) -> None:
+    """Prints what is wrong with each image, sorted by path.
+
+    All of it, but on a terminal, where a screenful of it pushes the answer out of sight.
+
+    Args:
+        as_json: whether JSON was asked for; None where the command has no such option.
+    """
+    rows = sorted(errors, key=lambda error: (error.path or "", error.what))
+    if as_json:
+        click.echo(json.dumps([error.to_json() for error in rows], indent=1))
+        return
+    shown = rows[:MAX_LISTED_ERRORS] if sys.stderr.isatty() else rows
+    say([f"  {error}" for error in shown], err=True)
+    if len(shown) < len(rows):
+        way = "--json lists all" if as_json is not None else "2> FILE takes all of them"
+        say([f"  ... and {len(rows) - len(shown)} more ({way})"], err=True)
+
+
 def _show_warning(message, *_where: object) -> None:
     # Where in our code it was raised is of no use to a user.
     click.echo(printable(f"warning: {' '.join(str(message).split())}"), err=True)
@@ -209,7 +263,11 @@ def _fail(error: CutswapError) -> None:
 
 
 def sets_at(
-    location: Path | str, categories: Sequence[str], *, expect: str | None = None
+    location: Path | str,
+    categories: Sequence[str],
+    *,
+    expect: str | None = None,
+    quiet: bool = False,
 ) -> list[Path]:
     """The folders of the sets at a path or URL that `--category` names, all without it.
 
@@ -217,6 +275,7 @@ def sets_at(
 
     Args:
         expect: set digest that the one at a URL must have.
+        quiet: no progress on stderr while a URL is fetched.
 
     Raises:
         SetError: there are none, or they cannot be fetched.
@@ -228,7 +287,7 @@ def sets_at(
     if is_url(location):
         from manifests.remote import open_location
 
-        location = open_location(location, expect=expect)
+        location = open_location(location, expect=expect, make_progress=progress_maker(quiet=quiet))
     return chosen(find_sets(Path(location)), categories, Path(location))
 
 

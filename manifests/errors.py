@@ -86,12 +86,19 @@ class ImageError(CutswapError):
 
 
 class BadImages(CutswapError):
-    """Several unusable images, all of them, not only the first."""
+    """Several unusable images, all of them, not only the first.
 
-    def __init__(self, errors: Sequence[CutswapError], *, hint: str | None = None) -> None:
+    Args:
+        errors: one per image.
+        what: the line that sums them up.
+    """
+
+    def __init__(
+        self, errors: Sequence[CutswapError], *, what: str | None = None, hint: str | None = None
+    ) -> None:
         count = len(errors)
         super().__init__(
-            f"{count} unusable image{'s' if count != 1 else ''}",
+            what or f"{count} unusable image{'s' if count != 1 else ''}",
             hint=hint or "repair or remove them, or pass --skip-bad to go on without them",
         )
         self.errors = tuple(errors)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
 CONNECT_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 60.0
 """Silence after which a connection counts as cut."""
+ANSWER_TIMEOUT_S = 90.0
+"""Time for an answer to begin: its headers may come drop by drop, which no silence interrupts."""
+HAND_ON_S = 1.0
+"""Longest that bytes which have arrived are kept back to be handed on together with more."""
 
 _PIECE_BYTES = 256 << 10
 _OK, _PARTIAL, _NOT_FOUND, _NOTHING_THERE = 200, 206, 404, 416
@@ -51,7 +56,10 @@ class HttpReader:
         self._fs.loop.call_soon_threadsafe(self._response.close)
 
     def read(self, n: int) -> bytes:
-        """At least one byte and at most `n`; none at the end."""
+        """At least one byte and at most `n`; none at the end.
+
+        What is there is handed on within `HAND_ON_S`, so that the caller sees how slow it comes.
+        """
         if self._first:
             data, self._first = self._first[:n], self._first[n:]
             return data
@@ -71,17 +79,19 @@ class HttpReader:
     async def _read(self, response: Any, n: int) -> bytes:
         if self._error is not None:
             raise self._error
-        data = b""
+        data, wanted = b"", min(n, _PIECE_BYTES)
+        limit = None
         try:
-            while len(data) < min(n, _PIECE_BYTES):
-                more = await response.content.read(min(n, _PIECE_BYTES) - len(data))
-                if not more:
-                    break
-                data += more
+            more = data = await response.content.read(wanted)
+            async with asyncio.timeout(HAND_ON_S) as limit:
+                while more and len(data) < wanted:
+                    more = await response.content.read(wanted - len(data))
+                    data += more
         except Exception as error:
             if not data:
                 raise
-            self._error = error  # for the next call; what came before it is good
+            if limit is None or not limit.expired():
+                self._error = error  # for the next call; what came before it is good
         return data
 
     async def _get(self) -> Any:
@@ -99,7 +109,8 @@ class HttpReader:
             ),
         )
         session = await self._fs.set_session()
-        response = await session.get(self._fs.encode_url(self._url), headers=headers, **options)
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            response = await session.get(self._fs.encode_url(self._url), headers=headers, **options)
         try:
             return self._checked(response)
         except BaseException:

@@ -22,8 +22,12 @@ _PHRASES = {
     NON_COMMERCIAL: re.compile(
         r"\bnon ?commercial|\b(?:no|not for|without) commercial\b"
         r"|\bcommercial (?:use|usage) (?:is )?(?:not|prohibited|forbidden|excluded|requires)\b"
-        r"|\bnon ?profit\b|\b(?:research|academic|educational)(?: use| purposes)? only\b"
-        r"|\bonly for (?:non profit |academic |scientific )?(?:research|academic|educational)\b"
+        r"|\b(?:not|cannot|can t|never) (?:to )?(?:be )?(?:used |sold |shared |copied |exploited "
+        r"|(?:re)?distributed )?(?:or \w+ )?(?:for )?(?:any )?commercial(?:ly)?\b"
+        r"|\bnon ?profit\b|\bresearch licen[cs]e\b"
+        r"|\b(?:research|academic|educational|personal|private)(?: use| purposes?)? only\b"
+        r"|\bonly for (?:non profit |academic |scientific )?"
+        r"(?:research|academic|educational|personal|private)\b"
     ),
     # Besides Creative Commons: the Open Database Licence, CDLA-Sharing, the Free Art Licence and
     # the GNU licences ask for the same licence on what is made from a work.

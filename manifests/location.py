@@ -9,6 +9,8 @@ import contextlib
 import errno
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +36,10 @@ _FINAL = (
     errno.EISDIR,
 )
 _PASSING_STATUS = (408, 425, 429)
+_UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 _MAX_LISTING_BYTES = 1 << 20
+LISTING_S = 60.0
+"""Time in which a server's list of a folder must be there."""
 _LINK = re.compile(rb"""<a\s[^>]{0,999}?href\s*=\s*["']?([^"'\s>]{1,2048})""", re.IGNORECASE)
 
 
@@ -44,10 +49,12 @@ class RemoteError(SetError):
     Attributes:
         is_passing: another try may have more luck.
         is_missing: the file is not there.
+        is_unreachable: nobody answers at that address.
     """
 
     is_passing = False
     is_missing = False
+    is_unreachable = False
 
 
 class Reader(Protocol):
@@ -206,9 +213,17 @@ class Location:
         """The links of an HTTP server's listing that lead to something directly below."""
         base = below(self._url, "")
         data = b""
+        deadline = time.monotonic() + LISTING_S
         with Location(base, self.scheme, self._fs, base).open_at(0) as reader:
             while len(data) < _MAX_LISTING_BYTES and (piece := reader.read(1 << 16)):
                 data += piece
+                if time.monotonic() > deadline:
+                    raise RemoteError(
+                        "its list does not come in time",
+                        path=self.name,
+                        expected=f"within {LISTING_S:g} s",
+                        got=f"{len(data)} bytes",
+                    )
         found = set()
         folder = urlsplit(base)
         for link in _LINK.findall(data):
@@ -269,6 +284,21 @@ def _remote_error(error: Exception, url: str) -> RemoteError:
         )
     if isinstance(error, NotImplementedError):
         return RemoteError("cannot be done with this protocol", path=name)
+    # aiohttp and botocore wrap what the system says of the connection.
+    cause = getattr(error, "os_error", error)
+    if (
+        isinstance(cause, socket.gaierror)
+        or getattr(cause, "errno", None) in _UNREACHABLE
+        or kind == "EndpointConnectionError"
+    ):
+        found = RemoteError(
+            "the server cannot be reached",
+            path=name,
+            got=_explained(error, url),
+            hint="check the URL and the network, and whether the server runs",
+        )
+        found.is_passing = found.is_unreachable = True
+        return found
     if isinstance(error, ValueError | TypeError | AttributeError):
         is_passing = False  # malformed addresses, and certificates that do not hold
     elif isinstance(status, int) and status >= 400:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -28,12 +29,56 @@ class SizeType(click.ParamType):
 class LocationType(click.ParamType):
     """A folder, or the URL of a set, which stays text: a Path would turn `s3://` into `s3:/`."""
 
-    name = "PATH|URL"
+    name = "SET|URL"
 
     def convert(self, value, param, ctx):
         from manifests.url import is_url
 
         return value if isinstance(value, Path) or is_url(value) else Path(value)
+
+
+class LocalType(click.ParamType):
+    """A path where no URL will do; a URL is refused, because as a path it would lead nowhere.
+
+    Args:
+        way_out: what to do with a URL.
+    """
+
+    name = "PATH"
+
+    def __init__(self, way_out: str) -> None:
+        self.way_out = way_out
+
+    def convert(self, value, param, ctx):
+        from manifests.url import is_url, redacted
+
+        if is_url(value):
+            self.fail(f"{redacted(value)} is a URL; {self.way_out}", param, ctx)
+        return Path(value)
+
+
+LOCAL_SET = LocalType("fetch it first (cutswap-gen pull URL --out ...)")
+LOCAL_RECIPE = LocalType("download it first")
+
+
+class DigestType(click.ParamType):
+    """The SHA-256 of a set or a model, as it is printed; in capitals and with spaces around too."""
+
+    name = "DIGEST"
+
+    def convert(self, value, param, ctx):
+        digest = value.strip().lower()
+        if re.fullmatch("[0-9a-f]{64}", digest) is None:
+            got = f"{len(digest)} characters" if len(digest) != 64 else "others"
+            self.fail(
+                f"takes all 64 hex characters of a digest, as inspect prints it (got {got})",
+                param,
+                ctx,
+            )
+        return digest
+
+
+DIGEST = DigestType()
 
 
 class RangeType(click.ParamType):

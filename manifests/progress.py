@@ -10,7 +10,7 @@ from manifests.durations import duration
 
 ProgressMaker = Callable[[str, str], Callable[..., None]]
 """From a label and the name of a unit to a function of how many are done and how many there are; it
-may take a note as a third."""
+may take a note as a third. The unit "bytes" is shown as KB, MB or GB."""
 
 
 class Progress:
@@ -41,10 +41,15 @@ class Progress:
         self.last_shown = now
         elapsed = now - self.started
         fresh = done - self.first_done
-        text = f"{self.label}  {done}/{total} {self.unit}"
+        is_bytes = self.unit == "bytes"
+        far = f"{amount(done)} of {amount(total)}" if is_bytes else f"{done}/{total} {self.unit}"
+        text = f"{self.label}  {far}"
         if fresh > 0 and elapsed > 0:
             rate = fresh / elapsed
-            text += f"  {rate:.1f}/s" if rate >= 1 else f"  {1 / rate:.1f} s each"
+            if is_bytes:
+                text += f"  {amount(rate)}/s"
+            else:
+                text += f"  {rate:.1f}/s" if rate >= 1 else f"  {1 / rate:.1f} s each"
             text += f"  {duration(elapsed)} so far" if is_last else ""
             text += "" if is_last else f"  {duration((total - done) / rate)} left"
         text += f"  {note}" if note else ""
@@ -54,6 +59,14 @@ class Progress:
             self.width = len(text)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def amount(n_bytes: float) -> str:
+    """A number of bytes in words, in steps of 1000."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
 
 
 def progress_maker(*, quiet: bool) -> ProgressMaker:

@@ -28,6 +28,7 @@ from manifests.schema import (
 )
 from manifests.set_checks import entry_problems
 from manifests.shard import Shard
+from manifests.shard_entry import is_shard_name
 from manifests.transfer import RETRIES, Patience, fetch_file, run_all
 
 JOBS = 4
@@ -83,9 +84,7 @@ def pull_set(
         )
     folder = confined_path(out, manifest.category)
     if folder is None:
-        raise SetError(
-            "its category is no name for a folder here", path=source.name, got=manifest.category
-        )
+        raise _no_place(Path(out) / manifest.category, manifest.category, source.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,7 +116,7 @@ def pull_set(
             if present != digest:
                 named = {entry.name for entry in manifest.shards}
                 for path in folder.glob("shard-*.h5"):
-                    if path.name not in named:
+                    if is_shard_name(path.name) and path.name not in named:
                         path.unlink()
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror})", path=folder) from error
@@ -126,6 +125,18 @@ def pull_set(
         if len(todo) == len(manifest.shards):  # others were not parsed now, and need not be ours
             mark_familiar(folder)
     return folder, digest
+
+
+def _no_place(path: Path, category: str, source: str) -> SetError | OutputError:
+    """Why a set cannot lie in `path`, which leads out of its folder."""
+    if not path.is_symlink():
+        return SetError("its category is no name for a folder here", path=source, got=category)
+    target = Path(os.path.realpath(path))
+    # A set's folder is called like its category, wherever that is.
+    out = target.parent if target.name == category else target
+    return OutputError(
+        "is a link that leads out of --out", path=path, got=target, hint=f"pass --out {out}"
+    )
 
 
 def _present_digest(folder: Path) -> str | None:
@@ -193,7 +204,7 @@ def _fetch(
         return
     patience = Patience(
         retries,
-        show=make_progress and make_progress(f"pull {folder.name}", "MB"),
+        show=make_progress and make_progress(f"pull {folder.name}", "bytes"),
         total_bytes=wanted,
         done_bytes=done,
     )

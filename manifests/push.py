@@ -102,7 +102,7 @@ def push_set(
     sent = sum(entry.file_bytes for entry in todo)
     patience = Patience(
         retries,
-        show=make_progress and make_progress(f"push {folder.name}", "MB") if todo else None,
+        show=make_progress and make_progress(f"push {folder.name}", "bytes") if todo else None,
         total_bytes=sent,
     )
 
@@ -233,7 +233,7 @@ def _check_digests(
 ) -> None:
     patience = Patience(
         retries,
-        show=make_progress and make_progress("read back", "MB"),
+        show=make_progress and make_progress("read back", "bytes"),
         total_bytes=sum(entry.file_bytes for entry in entries),
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from manifests.errors import SetError
+from manifests.errors import OutputError, SetError
 from manifests.licence import pixel_warning
 from manifests.recipe_reader import Recipe, RecipeReader, RecipeShard
 from manifests.recipe_rows import (
@@ -19,7 +20,7 @@ from manifests.recipe_rows import (
     negative_row,
     shard_line,
 )
-from manifests.recipe_text import RecipeFile, write_lines
+from manifests.recipe_text import RecipeFile, is_recipe_file, write_lines
 from manifests.schema import Manifest
 from manifests.shard import Shard
 from manifests.shard_records import normal_line
@@ -50,6 +51,7 @@ class RecipeSummary:
         file_bytes: of the recipe file.
         text_bytes: of the text it unfolds to.
         set_digest, content_digest: of the set it was made from.
+        is_unchanged: the file was there already, whole and of this set, and was left alone.
     """
 
     file_bytes: int
@@ -58,25 +60,35 @@ class RecipeSummary:
     n_negatives: int
     set_digest: str
     content_digest: str
+    is_unchanged: bool = False
 
 
 def write_recipe(
-    path: Path, negative_set: NegativeSet, *, with_donors: bool = False
+    path: Path,
+    negative_set: NegativeSet,
+    *,
+    with_donors: bool = False,
+    overwrite: bool = False,
 ) -> RecipeSummary:
     """Write the recipe of a set, and read it back before it gets its name.
 
     Args:
-        path: the file; an existing one is replaced. The same set gives the same bytes, with the
-            same zlib library.
+        path: the file. The same set gives the same bytes, with the same zlib library. Where a
+            whole recipe of this set is there already, there is nothing to do.
         negative_set: an open set. Its pixels are not read, but those of donors.
         with_donors: let donor images travel that are no normals of the set, which the recipient
             therefore cannot have. It warns where the images' licence has a say in that.
+        overwrite: replace another recipe; whatever is no recipe is never replaced.
 
     Raises:
         SetError: a damaged set; donors that would have to travel; or more than a recipe holds.
-        OutputError: the file cannot be written. Nothing is left behind.
+        OutputError: the file cannot be written, or holds something else. Nothing is left behind.
     """
     path, manifest = Path(path), negative_set.manifest
+    if os.path.lexists(path):
+        there = _there(path, negative_set, overwrite=overwrite)
+        if there is not None:
+            return there
     files = [negative_set.path / entry.name for entry in manifest.shards]
     travelling = _travelling_donors(files)
     if travelling and not with_donors:
@@ -103,14 +115,7 @@ def write_recipe(
             )
 
     file_bytes, text_bytes = write_lines(path, _lines(manifest, files, travelling), check=check)
-    return RecipeSummary(
-        file_bytes=file_bytes,
-        text_bytes=text_bytes,
-        n_normals=sum(entry.normals for entry in manifest.shards),
-        n_negatives=sum(entry.negatives for entry in manifest.shards),
-        set_digest=negative_set.digest,
-        content_digest=manifest.content_digest,
-    )
+    return _summary(negative_set, file_bytes, text_bytes)
 
 
 def read_recipe(path: Path, *, expect: str | None = None) -> Recipe:
@@ -136,19 +141,28 @@ def read_recipe(path: Path, *, expect: str | None = None) -> Recipe:
         return recipe
 
 
-def recipe_problems(path: Path, *, expect: str | None = None) -> list[SetError]:
+def recipe_problems(
+    path: Path,
+    *,
+    expect: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[SetError]:
     """All that is wrong with a recipe file; an empty list means it is as it was made.
 
-    A damaged file never raises. Arguments are those of `read_recipe`.
+    A damaged file never raises. No row is kept, so that memory does not grow with the recipe.
+
+    Args:
+        path, expect: those of `read_recipe`.
+        progress: called with (negatives read, negatives) from time to time and at the end.
     """
     problems: list[SetError] = []
     try:
         with RecipeFile(path) as file:
             damage = file.digest_problem()
             problems += [] if damage is None else [damage]
-            reader = RecipeReader(file, expect=expect)
+            reader = RecipeReader(file, expect=expect, progress=progress)
             try:
-                reader.recipe()
+                reader.check()
             finally:
                 problems += reader.problems
     except SetError as error:
@@ -165,6 +179,45 @@ def dump_recipe(path: Path) -> Iterator[str]:
     with RecipeFile(path) as file:
         for line in file.lines():
             yield line.decode("ascii")
+
+
+def _summary(
+    negative_set: NegativeSet, file_bytes: int, text_bytes: int, *, is_unchanged: bool = False
+) -> RecipeSummary:
+    manifest = negative_set.manifest
+    return RecipeSummary(
+        file_bytes=file_bytes,
+        text_bytes=text_bytes,
+        n_normals=sum(entry.normals for entry in manifest.shards),
+        n_negatives=sum(entry.negatives for entry in manifest.shards),
+        set_digest=negative_set.digest,
+        content_digest=manifest.content_digest,
+        is_unchanged=is_unchanged,
+    )
+
+
+def _there(path: Path, negative_set: NegativeSet, *, overwrite: bool) -> RecipeSummary | None:
+    """What is at `path` already, if it is this set's recipe; None if it is to be replaced.
+
+    Raises:
+        OutputError: it is no recipe, or another one and `overwrite` is not given.
+    """
+    if not is_recipe_file(path):
+        raise OutputError(
+            "is there and is no recipe", path=path, hint="it is not replaced; choose another name"
+        )
+    if not recipe_problems(path, expect=negative_set.digest):
+        with RecipeFile(path) as file:
+            text_bytes = sum(len(line) + 1 for line in file.lines())
+        return _summary(negative_set, path.stat().st_size, text_bytes, is_unchanged=True)
+    if not overwrite:
+        raise OutputError(
+            "holds another recipe, or a damaged one",
+            path=path,
+            expected=f"that of set {negative_set.digest[:12]}",
+            hint="pass --overwrite to replace it, or choose another name",
+        )
+    return None
 
 
 def _travelling_donors(files: Iterable[Path]) -> dict[str, Path]:

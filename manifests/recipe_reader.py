@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, DigestError, SetError
@@ -13,15 +12,20 @@ from manifests.recipe_rows import (
     RecipeDonor,
     RecipeNegative,
     RecipeNormal,
+    content_line,
     parse_donor,
     parse_negative,
     parse_normal,
     parse_shard,
 )
+from manifests.recipe_sums import RecipeSums
 from manifests.recipe_text import MAX_FIRST_LINE_BYTES, RecipeFile
-from manifests.schema import Manifest, ShardEntry, tally
-from manifests.shard_records import CONTENT_TITLE, lines_digest, negative_line, normal_line
+from manifests.schema import Manifest, ShardEntry
 from manifests.strict_json import dump_json, load_json
+
+# A build draws 30,000 at the very most: 1000 repeats of six policies at five levels.
+MAX_NEGATIVES_OF_A_NORMAL = 1 << 16
+_REPORT_EVERY = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -78,26 +82,55 @@ class RecipeReader:
     Args:
         file: an open recipe file.
         expect: the set digest it must have.
+        progress: called with (negatives read, negatives) from time to time and at the end.
     """
 
-    def __init__(self, file: RecipeFile, *, expect: str | None = None) -> None:
+    def __init__(
+        self,
+        file: RecipeFile,
+        *,
+        expect: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         self.path = file.path
         self.expect = expect
+        self.progress = progress
         self.problems: list[SetError] = []
         self._lines = enumerate(file.lines(), start=1)
         self._number = 0
 
     def recipe(self) -> Recipe:
         """The whole recipe; it is to be used only where `problems` is empty. Raises SetError."""
+        shards: list[RecipeShard] = []
+        donors: dict[str, RecipeDonor] = {}
+        manifest, set_digest = self._walk(shards, donors)
+        return Recipe(manifest, set_digest, tuple(shards), donors)
+
+    def check(self) -> None:
+        """Fills `problems` and keeps no row, however many there are. Raises SetError."""
+        self._walk(None, None)
+
+    def _walk(
+        self, shards: list[RecipeShard] | None, donors: dict[str, RecipeDonor] | None
+    ) -> tuple[Manifest, str]:
+        """Manifest and set digest; rows are added to the lists where there are such."""
         try:
             manifest, set_digest = self._manifest()
             try:
                 geometry = Geometry.from_json(manifest.recipe.get("geometry"))
             except (ConfigError, TypeError, ValueError, AttributeError):
                 raise SetError("recipe has no usable geometry") from None
-            self._summary = _Summary(manifest, self.path, self.problems)
-            shards = tuple(self._shard(entry, geometry) for entry in manifest.shards)
-            donors = self._donors(shards)
+            summary = RecipeSums(manifest, self.path, self.problems)
+            self._report(0, summary.total)
+            for entry in manifest.shards:
+                shard = self._shard(entry, geometry, summary, keep=shards is not None)
+                if shards is not None:
+                    shards.append(shard)
+            for donor in self._donors(summary):
+                if donors is not None:
+                    donors[donor.digest] = donor
+            summary.compare()
+            self._report(summary.total, summary.total)
         except SetError as error:
             if error.path is not None:
                 raise
@@ -108,8 +141,7 @@ class RecipeReader:
                 got=error.got,
                 hint=error.hint,
             ) from None
-        self._summary.compare()
-        return Recipe(manifest, set_digest, shards, donors)
+        return manifest, set_digest
 
     def _next(self, wanted: str) -> bytes:
         self._number, line = next(self._lines, (self._number + 1, None))
@@ -137,7 +169,10 @@ class RecipeReader:
         self.problems += manifest.inconsistencies(path=self.path)
         return manifest, digest
 
-    def _shard(self, entry: ShardEntry, geometry: Geometry) -> RecipeShard:
+    def _shard(
+        self, entry: ShardEntry, geometry: Geometry, summary: RecipeSums, *, keep: bool
+    ) -> RecipeShard:
+        """The rows of the next shard; without `keep`, none of them."""
         name = parse_shard(self._next(f"shard {entry.name}"))
         if name != entry.name:
             raise SetError("is not the next shard", expected=entry.name, got=name)
@@ -145,81 +180,46 @@ class RecipeReader:
             raise SetError("a shard without normals", got=name)
         normals: list[RecipeNormal] = []
         negatives: list[RecipeNegative] = []
+        digests: list[str] = []
         height, width = geometry.height, geometry.width
-        while len(normals) < entry.normals:
-            row = parse_normal(self._next(f"normal {len(normals)} of {name}"), height, width)
-            self._summary.add_normal(row)
-            normals.append(row)
-        while len(negatives) < entry.negatives:
-            line = self._next(f"negative {len(negatives)} of {name}")
-            negatives.append(parse_negative(line, len(normals), height, width))
-        shard = RecipeShard(name, tuple(normals), tuple(negatives))
-        self._summary.add_negatives(shard, entry)
-        return shard
+        summary.begin()
+        while len(digests) < entry.normals:
+            line = self._next(f"normal {len(digests)} of {name}")
+            normal = parse_normal(line, height, width)
+            summary.add_normal(normal, line)
+            digests.append(normal.digest)
+            if keep:
+                normals.append(normal)
+        drawn = [0] * len(digests)
+        for number in range(entry.negatives):
+            line = self._next(f"negative {number} of {name}")
+            row = parse_negative(line, len(digests), height, width)
+            drawn[row.normal] += 1
+            if drawn[row.normal] > MAX_NEGATIVES_OF_A_NORMAL:
+                raise SetError(
+                    "too many negatives of one normal",
+                    expected=f"at most {MAX_NEGATIVES_OF_A_NORMAL}",
+                    hint="do not use it",
+                )
+            summary.add_negative(row, content_line(line, row, digests[row.normal]))
+            if summary.negatives % _REPORT_EVERY == 0:
+                self._report(summary.negatives, summary.total)
+            if keep:
+                negatives.append(row)
+        summary.end(entry)
+        return RecipeShard(name, tuple(normals), tuple(negatives))
 
-    def _donors(self, shards: Iterable[RecipeShard]) -> dict[str, RecipeDonor]:
+    def _donors(self, summary: RecipeSums) -> Iterator[RecipeDonor]:
         """Donors that are no normals; no other line may follow the shards."""
-        needed = frozenset().union(*(shard.donors for shard in shards))
-        wanted = sorted(needed - self._summary.normals.keys())
-        donors = {}
-        for digest in wanted:
+        for digest in summary.foreign_donors():
             donor = parse_donor(self._next(f"donor {digest}"))
             if donor.digest != digest:
                 raise SetError("is not the next donor", expected=digest, got=donor.digest)
-            donors[digest] = donor
+            yield donor
         self._number, line = next(self._lines, (self._number, None))
         if line is not None:
             raise SetError("nothing needs this line", got=ascii(line[:40].decode("ascii")))
-        return donors
 
-
-class _Summary:
-    """What the rows say together, to be compared with what the manifest says."""
-
-    def __init__(self, manifest: Manifest, path: Path, found: list[SetError]) -> None:
-        self.manifest = manifest
-        self.path = path
-        self.normals: dict[str, str] = {}
-        self.rows: list[tuple[str, int, int]] = []
-        self.found = found
-        self.training_files = frozenset(manifest.training_files)
-
-    def add_normal(self, row: RecipeNormal) -> None:
-        if row.digest in self.normals:
-            self._add("normal is there twice", self.normals[row.digest], row.source)
-        self.normals[row.digest] = row.source
-        if row.file_sha256 not in self.training_files:
-            self._add("normal is not one of the manifest's training files", None, row.source)
-
-    def add_negatives(self, shard: RecipeShard, entry: ShardEntry) -> None:
-        self.rows += [(row.policy, row.level, row.fallback) for row in shard.negatives]
-        got = lines_digest(CONTENT_TITLE, _content_lines(shard))
-        if got != entry.content_digest:
-            self.found.append(
-                DigestError(
-                    f"{shard.name}: its rows are not those of its content digest",
-                    path=self.path,
-                    expected=entry.content_digest,
-                    got=got,
-                )
-            )
-
-    def compare(self) -> None:
-        counts, fallbacks = tally(len(self.normals), self.rows)
-        for name, expected, got in (
-            ("counts of policies", counts["policies"], self.manifest.counts.get("policies")),
-            ("fallbacks", fallbacks, self.manifest.fallbacks),
-        ):
-            if expected != got:
-                self._add(f"{name} are not those of the rows", str(expected)[:160], str(got)[:160])
-
-    def _add(self, what: str, expected: object, got: object) -> None:
-        self.found.append(SetError(what, path=self.path, expected=expected, got=got))
-
-
-def _content_lines(shard: RecipeShard) -> Iterator[bytes]:
-    for row in shard.normals:
-        yield normal_line(row.digest, row.source, row.file_sha256, row.canvas_box)
-    for row in shard.negatives:
-        digest = shard.normals[row.normal].digest
-        yield negative_line(digest, row, edits_digest=row.edits_digest)
+    def _report(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(min(done, total), total)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
+import sys
 import zlib
 from dataclasses import dataclass, field
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
 from manifests.digest import array_digest, bytes_digest
-from manifests.edits import Box, Edit, canonical, decode, encode
+from manifests.edit_rows import MAX_EDITS, BlendRow, CopyRow
+from manifests.edit_types import ANGLE_LIMIT_CDEG, FEATHER_LIMIT_PX
+from manifests.edits import Box, ColourShift, Edit, canonical, decode, encode
 from manifests.errors import EditError, SetError
 from manifests.shard_entry import is_digest, is_shard_name, require
 from manifests.shard_records import (
@@ -21,16 +26,36 @@ from manifests.shard_records import (
     check_normal_values,
     donors_of,
 )
-from manifests.strict_json import dump_json, load_json
+from manifests.strict_json import dump_json, dump_typed, load_json, load_typed, typed_problem
 
-# Rows have one text each, so a pattern is a whole parser; what it lets through is then checked.
-_NUMBER = rb"(0|-?[1-9][0-9]{0,9})"
-_BOX = rb"\[" + rb",".join([_NUMBER] * 4) + rb"\]"
-_NEGATIVE = re.compile(
-    rb'\["negative",%(n)s,"([a-z0-9-]{1,32})",%(n)s,%(n)s,\[%(box)s,%(box)s\],(\[.*\]),%(n)s,%(n)s,'
-    rb'"([0-9a-f]{64})"\]' % {b"n": _NUMBER, b"box": _BOX}
-)
-_INT32 = range(-(1 << 31), 1 << 31)
+_Int32 = Annotated[int, Meta(ge=-(1 << 31), lt=1 << 31)]
+_Int32Box = tuple[_Int32, _Int32, _Int32, _Int32]
+_NO_DONORS: frozenset[str] = frozenset()
+_EDITS_AT = "`$[6]"  # in what msgspec says of a negative
+
+
+class _NormalRow(Struct, array_like=True, forbid_unknown_fields=True, tag="normal"):
+    digest: str
+    source: str
+    file_sha256: str
+    canvas_box: _Int32Box
+
+
+class _NegativeRow(Struct, array_like=True, forbid_unknown_fields=True, tag="negative"):
+    normal: int
+    policy: str
+    level: int
+    repeat: int
+    anchors: tuple[_Int32Box, _Int32Box]
+    edits: Annotated[list[CopyRow | BlendRow], Meta(min_length=1, max_length=MAX_EDITS)]
+    fallback: int
+    rejections: int
+    digest: str
+
+
+_NORMAL = msgspec.json.Decoder(_NormalRow)
+_NEGATIVE = msgspec.json.Decoder(_NegativeRow)
+_ENCODER = msgspec.json.Encoder(order="sorted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +82,8 @@ class RecipeNegative:
         normal: row of its normal in the same shard.
         anchors: two boxes, -1 where unused.
         edits_json: its edits, as `manifests.edits.encode` gives them.
-        edits_digest: SHA-256 of the edits' canonical form.
         donors: digests of the donor images they need.
+        masked_digest: SHA-256 of the edits' canonical form where it is not `edits_json`.
     """
 
     normal: int
@@ -70,8 +95,13 @@ class RecipeNegative:
     fallback: int
     rejections: int
     digest: str
-    edits_digest: str
     donors: frozenset[str]
+    masked_digest: str | None
+
+    @property
+    def edits_digest(self) -> str:
+        """SHA-256 of the edits' canonical form."""
+        return self.masked_digest or bytes_digest(self.edits_json)
 
     def edits(self, height: int, width: int) -> tuple[Edit, ...]:
         """The edits, for images of the recipe's canvas."""
@@ -136,14 +166,17 @@ def parse_shard(line: bytes) -> str:
 
 
 def parse_normal(line: bytes, height: int, width: int) -> RecipeNormal:
-    """A normal of a recipe for a canvas of `height` and `width`. Raises SetError."""
-    _, digest, source, file_sha256, box = _fields(line, "normal", 5)
-    require(isinstance(source, str), "source is not text")
-    is_box = isinstance(box, list) and len(box) == 4 and all(type(side) is int for side in box)
-    require(is_box, "canvas box is not four integers")
-    row = RecipeNormal(digest, source, file_sha256, tuple(box))
+    """A normal of a recipe for a canvas of `height` and `width`.
+
+    Its line is also its line in the content digest.
+
+    Raises:
+        SetError: malformed, or a value out of range.
+    """
+    row = load_typed(line, _NORMAL, name="normal")
+    require(dump_typed(row) == line, "normal is not in the canonical form")
     check_normal_values(row, height, width)
-    return row
+    return RecipeNormal(row.digest, row.source, row.file_sha256, row.canvas_box)
 
 
 def parse_negative(line: bytes, n_normals: int, height: int, width: int) -> RecipeNegative:
@@ -152,37 +185,52 @@ def parse_negative(line: bytes, n_normals: int, height: int, width: int) -> Reci
     Raises:
         SetError: malformed, or a value out of range.
     """
-    match = _NEGATIVE.fullmatch(line)
-    if match is None:
-        raise SetError("is not a negative in the canonical form", got=ascii(line[:60].decode()))
-    normal, level, repeat = (int(match[group]) for group in (1, 3, 4))
-    sides = [int(match[group]) for group in range(5, 13)]
-    require(all(side in _INT32 for side in sides), "anchors are out of range")
-    edits_json = match[13]
     try:
-        edits = decode(edits_json, height, width)
-        donors = frozenset(donors_of(edits))
-        # The two forms differ in the masks of blends, and nothing else has donors.
-        edits_digest = bytes_digest(canonical(edits) if donors else edits_json)
+        row = _NEGATIVE.decode(line)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        where = "edits are malformed: " if _EDITS_AT in str(error) else ""
+        raise SetError(where + typed_problem(error, "negative"), got=_start(line)) from None
+    if _ENCODER.encode(row) != line:
+        raise SetError("negative is not in the canonical form", got=_start(line))
+    check_negative_values(row, n_normals)
+    start, end = _edits_span(line)
+    edits_json = line[start:end]
+    donors, masked_digest = _NO_DONORS, None
+    try:
+        if not all(_is_within(edit, height, width) for edit in row.edits):
+            edits = decode(edits_json, height, width)
+            donors = frozenset(donors_of(edits))
+            # The two forms differ in the masks of blends, and nothing else has donors.
+            masked_digest = bytes_digest(canonical(edits)) if donors else None
     except EditError as error:
         raise SetError(
             f"edits are malformed: {error.what}", expected=error.expected, got=error.got
         ) from None
-    row = RecipeNegative(
-        normal=normal,
-        policy=match[2].decode("ascii"),
-        level=level,
-        repeat=repeat,
-        anchors=(tuple(sides[:4]), tuple(sides[4:])),
+    return RecipeNegative(
+        normal=row.normal,
+        policy=sys.intern(row.policy),
+        level=row.level,
+        repeat=row.repeat,
+        anchors=row.anchors,
         edits_json=edits_json,
-        fallback=int(match[14]),
-        rejections=int(match[15]),
-        digest=match[16].decode("ascii"),
-        edits_digest=edits_digest,
+        fallback=row.fallback,
+        rejections=row.rejections,
+        digest=row.digest,
         donors=donors,
+        masked_digest=masked_digest,
     )
-    check_negative_values(row, n_normals)
-    return row
+
+
+def content_line(line: bytes, row: RecipeNegative, normal_digest: str) -> bytes:
+    """The line in the content digest of a negative that was parsed from `line`.
+
+    It is that of the recipe with digests in place of the normal's row and of the edits.
+    """
+    start, end = _edits_span(line)
+    values = line[len(f'["negative",{row.normal},') : start]
+    return b'["negative","%s",%s"%s"%s' % (
+        normal_digest.encode("ascii"), values, row.edits_digest.encode("ascii"), line[end:],
+    )  # fmt: skip
 
 
 def parse_donor(line: bytes) -> RecipeDonor:
@@ -216,3 +264,35 @@ def _fields(line: bytes, kind: str, count: int) -> list:
         raise SetError(f"is not a {kind}", expected=f"a list of {count}, the first '{kind}'")
     require(dump_json(row) == line, f"{kind} is not in the canonical form")
     return row
+
+
+def _edits_span(line: bytes) -> tuple[int, int]:
+    """Where the edits stand in a negative's line: behind the anchors, before the fallback."""
+    return line.index(b"]],") + 3, line.rindex(b"],") + 1
+
+
+def _is_within(edit: CopyRow | BlendRow, height: int, width: int) -> bool:
+    """Whether an edit is beyond doubt: a copy within the canvas, as nearly all are.
+
+    Others are decoded in full, which takes ten times as long and says what is wrong with them.
+    Raises EditError for a colour out of range.
+    """
+    if not isinstance(edit, CopyRow):
+        return False
+    y, x, h, w = edit.src
+    to_y, to_x, *size = edit.dst
+    if edit.colour is not None:
+        ColourShift(edit.colour.gain_q8, edit.colour.offset)
+    return (
+        size == [h, w]
+        and min(h, w) > 0
+        and min(y, x, to_y, to_x) >= 0
+        and max(y, to_y) + h <= height
+        and max(x, to_x) + w <= width
+        and -ANGLE_LIMIT_CDEG <= edit.angle_cdeg <= ANGLE_LIMIT_CDEG
+        and 0 <= edit.feather_px <= FEATHER_LIMIT_PX
+    )
+
+
+def _start(line: bytes) -> str:
+    return ascii(line[:60].decode("ascii", errors="replace"))

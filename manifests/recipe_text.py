@@ -22,13 +22,14 @@ MAX_FILE_BYTES = 1 << 30
 MAX_LINE_BYTES = 16 << 20
 # The first line is the manifest, which names every training file.
 MAX_FIRST_LINE_BYTES = MAX_MANIFEST_BYTES
-# Recipes unfold to 3 to 8 times their size, because half of their text is digests, which do not
-# shrink. Zlib alone would let a file unfold to a thousand times its own.
-MAX_UNFOLDING = 64
+# Recipes unfold to 2 to 8 times their size, because half of their text is digests, which do not
+# shrink. Zlib alone would let a file unfold to a thousand times its own, and every row takes time.
+MAX_UNFOLDING = 16
 SPARE_TEXT_BYTES = 1 << 20
 
 _TITLE_LINE = re.compile(rb"cutswap-recipe ([1-9][0-9]{0,8}) ([0-9a-f]{64})\n")
 _TITLE_BYTES = len(TITLE) + 1 + 1 + 1 + 64 + 1
+_PRINTABLE = bytes(range(32, 127)) + b"\n"
 _BLOCK_BYTES = 1 << 18
 _UNFOLDED_BLOCK_BYTES = 1 << 20
 _DAMAGED = "fetch it again, or export it again"
@@ -83,6 +84,17 @@ def write_lines(
             )
         check(temporary)
     return file_bytes, text_bytes
+
+
+def is_recipe_file(path: Path) -> bool:
+    """Whether a file begins as recipes do, of whatever version and however damaged."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(TITLE) + 1) == f"{TITLE} ".encode("ascii")
+    except OSError:
+        return False
 
 
 class RecipeFile:
@@ -153,16 +165,15 @@ class RecipeFile:
         rest = b""
         count = 0
         for block in self._unfolded():
+            # A dump goes to a terminal, which must not be told anything by a stranger.
+            if block.translate(None, _PRINTABLE):
+                raise self._malformed("has a character that is not printable ASCII")
             *whole, rest = (rest + block).split(b"\n")
             for number, line in enumerate((*whole, rest), start=count):
                 if len(line) > (limit := _max_line_bytes(number)):
                     raise self._malformed(f"has a line of more than {limit} bytes")
             count += len(whole)
-            for line in whole:
-                # A dump goes to a terminal, which must not be told anything by a stranger.
-                if not (line.isascii() and line.decode("ascii").isprintable()):
-                    raise self._malformed("has a character that is not printable ASCII")
-                yield line
+            yield from whole
         if rest:
             raise self._malformed("ends within a line")
 

@@ -319,7 +319,11 @@ def _check_negative(row: NegativeRecord, n_normals: int, height: int, width: int
 
 def _require(condition: bool, what: str, got: object = None) -> None:
     if not condition:
-        raise SetError(what, got=None if got is None else str(got)[:120])
+        # A stranger's text may hold what steers a terminal.
+        text = str(got)[:120]
+        raise SetError(
+            what, got=None if got is None else text if text.isprintable() else ascii(text)
+        )
 
 
 def _require_array(array: object, dtype: type, shape: tuple[int, ...], name: str) -> None:

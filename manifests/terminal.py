@@ -9,3 +9,8 @@ def printable(text: str) -> str:
     Sets, recipes and models may come from a stranger, and what they say of themselves is printed.
     """
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 shard`, `2 shards`: a number with its noun."""
+    return f"{n} {noun}{'s' if n != 1 else ''}"

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 from manifests.digest import file_digest
 from manifests.errors import DigestError, OutputError, SetError
 from manifests.location import Location, RemoteError
+from manifests.pace import SMALL_FILE_S, Pace
 
 RETRIES = 5
 PIECE_BYTES = 4 << 20
@@ -30,7 +31,7 @@ class Patience:
 
     Args:
         retries: tries in a row that get no further before a transfer is given up.
-        show: called with the megabytes done and in all.
+        show: called with the bytes done and in all, and with a note where a try has failed.
         total_bytes, done_bytes: what there is to do, and what an earlier run has done of it.
     """
 
@@ -38,7 +39,7 @@ class Patience:
         self,
         retries: int = RETRIES,
         *,
-        show: Callable[[int, int], None] | None = None,
+        show: Callable[..., None] | None = None,
         total_bytes: int = 0,
         done_bytes: int = 0,
     ) -> None:
@@ -54,17 +55,19 @@ class Patience:
         with self._lock:
             self._done += count
             if self._show is not None:
-                total = max(1, -(-self._total // 1_000_000))
-                done = total if self._done >= self._total else self._done // 1_000_000
-                self._show(done, total)
+                self._show(min(self._done, self._total), self._total)
 
     def check(self) -> None:
         """Raises Stopped where another transfer has failed."""
         if self.stop.is_set():
             raise Stopped
 
-    def pause(self, failures: int) -> None:
+    def pause(self, failures: int, because: RemoteError | None = None) -> None:
         """Wait after so many failures in a row. Raises Stopped as `check` does."""
+        if because is not None and self._show is not None:
+            with self._lock:
+                if self._done < self._total:  # else it would end the line a second time
+                    self._show(self._done, self._total, f"{because.what}, trying again")
         self.stop.wait(min(FIRST_PAUSE_S * 2 ** max(0, failures - 1), LONGEST_PAUSE_S))
         self.check()
 
@@ -77,7 +80,8 @@ class Patience:
             except RemoteError as error:
                 if not error.is_passing or failures > self.retries:
                     raise
-            self.pause(failures)
+                cause = error
+            self.pause(failures, cause)
 
 
 class Sink(Protocol):
@@ -176,10 +180,12 @@ def _receive(
 ) -> None:
     """Fill `sink` up to `limit` bytes, or to the file's end unless that `is_exact`."""
     furthest, failures = sink.size, 0
+    pace = Pace(source.name, deadline_s=None if is_exact else SMALL_FILE_S)
     while not (is_exact and sink.size >= limit):
         patience.check()
         try:
-            if _read_on(source, sink, limit, patience, is_exact=is_exact):
+            pace.check_deadline(sink.size)
+            if _read_on(source, sink, limit, patience, pace, is_exact=is_exact):
                 return
             cause = RemoteError("ends early", path=source.name)
         except RemoteError as error:
@@ -189,19 +195,31 @@ def _receive(
         # A server without ranges starts anew each time, which alone is no progress.
         failures = 0 if sink.size > furthest else failures + 1
         furthest = max(furthest, sink.size)
-        if failures > patience.retries:
+        # Bytes alone are no progress either, where they come drop by drop.
+        tries = max(failures, pace.slow_windows)
+        if cause.is_unreachable and not is_exact and not furthest and tries > 1:
+            raise cause  # the first that is asked of a server: it is down, and not just busy
+        if tries > patience.retries:
             far = f"{furthest} of {limit} bytes" if is_exact else f"{furthest} bytes"
+            goes_on = "run the same command again, it goes on where this one stopped"
             raise RemoteError(
-                f"{cause.what} after {far}, {failures} times in a row",
+                f"{cause.what} after {far}, {tries} times in a row",
                 path=cause.path,
+                expected=cause.expected,
                 got=cause.got,
-                hint="run the same command again, it goes on where this one stopped",
+                hint=goes_on if is_exact and furthest else cause.hint or "try again later",
             )
-        patience.pause(failures)
+        patience.pause(tries, cause)
 
 
 def _read_on(
-    source: Location, sink: Sink, limit: int, patience: Patience, *, is_exact: bool
+    source: Location,
+    sink: Sink,
+    limit: int,
+    patience: Patience,
+    pace: Pace,
+    *,
+    is_exact: bool,
 ) -> bool:
     """Read from one connection; False where it ends too early."""
     with source.open_at(sink.size, end=limit if is_exact else None) as reader:
@@ -216,6 +234,7 @@ def _read_on(
             sink.write(data)
             if is_exact:
                 patience.moved(len(data))
+            pace.moved(len(data), sink.size)
         if not is_exact and reader.read(1):
             raise SetError("is too large", path=source.name, expected=f"at most {limit} bytes")
     return True

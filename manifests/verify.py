@@ -18,6 +18,7 @@ from manifests.schema import (
 )
 from manifests.set_checks import entry_problems, size_problems
 from manifests.shard import Shard
+from manifests.shard_entry import is_shard_name
 
 
 def verify_set(
@@ -55,7 +56,7 @@ def verify_set(
             hint="run the `build --add` that was interrupted again, or move it out of the folder",
         )
         for extra in sorted(folder.glob("shard-*.h5"))
-        if extra.name not in named
+        if extra.name not in named and is_shard_name(extra.name)
     ]
     try:
         refused = familiarise(folder, [entry.name for entry in manifest.shards])

@@ -17,7 +17,12 @@ from manifests.devices import has_fast_bf16 as has_fast_bf16
 from manifests.devices import resolve_device as resolve_device
 from manifests.errors import ImageError, WeightsError
 from manifests.stages import find_stages, vgg_pools
-from manifests.weights_file import embedded_state, from_torchvision_vgg, read_state
+from manifests.weights_file import (
+    described_state,
+    embedded_state,
+    from_torchvision_vgg,
+    read_state,
+)
 from manifests.weights_hub import pretrained_module
 
 if TYPE_CHECKING:
@@ -127,10 +132,10 @@ def load_network(
     else:
         source = "embedded" if name == EMBEDDED else "timm"
     is_vgg = name.startswith("vgg")
+    state = None if weights is None else _state_of(name, weights)
     module = _build(name, seed=seed, pretrained=source == "timm")
-    if source == "file":
-        state = read_state(weights)
-        _load_state(module, from_torchvision_vgg(state) if is_vgg else state, path=weights)
+    if state is not None:
+        _load_state(module, state, path=weights)
     elif source == "embedded":
         _load_state(module, embedded_state(module.state_dict()), path=None)
     module.eval().requires_grad_(False)
@@ -171,6 +176,31 @@ def state_digest(module: torch.nn.Module) -> str:
     return hasher.hexdigest()
 
 
+def _state_of(name: str, weights: str | PathLike[str]) -> dict[str, torch.Tensor]:
+    """A file's weights, of which it is sure that they are the network's.
+
+    Both a network's name and a file may come from a stranger. Names and shapes are therefore
+    compared before memory is taken: the network's on torch's "meta" device, which has none, and
+    those of a `.safetensors` file in its header. What is allocated then has the file's size.
+
+    Raises:
+        WeightsError: they do not fit, or the file cannot be read.
+    """
+    import torch
+
+    def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return from_torchvision_vgg(state) if name.startswith("vgg") else state
+
+    with torch.device("meta"):
+        own = _build(name, seed=0, pretrained=False).state_dict()
+    described = described_state(weights)
+    if described is not None:
+        _check_state(own, renamed(described), path=weights)
+    state = renamed(read_state(weights))
+    _check_state(own, state, path=weights)
+    return state
+
+
 def _build(name: str, *, seed: int, pretrained: bool) -> torch.nn.Module:
     """One of timm's networks, without touching the global random state."""
     import timm
@@ -196,14 +226,13 @@ def _build(name: str, *, seed: int, pretrained: bool) -> torch.nn.Module:
             raise WeightsError(f"timm cannot build network {name!r}", got=error) from error
 
 
-def _load_state(
-    module: torch.nn.Module,
+def _check_state(
+    own: Mapping[str, torch.Tensor],
     state: Mapping[str, torch.Tensor],
     *,
     path: str | PathLike[str] | None,
 ) -> None:
-    """Copy `state` into `module`; every name and shape must fit before anything is copied."""
-    own = module.state_dict()
+    """Every name and shape of `state` must be that of `own`, the network's. Raises WeightsError."""
     # Files from before batch-norm counted its batches lack the counter, which changes no output.
     missing = [key for key in own if key not in state and not _is_counter(key)]
     unexpected = [key for key in state if key not in own]
@@ -224,6 +253,18 @@ def _load_state(
                 got=tuple(tensor.shape),
                 hint="bring this network's weights with its 1,000-class ImageNet classifier",
             )
+
+
+def _load_state(
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    path: str | PathLike[str] | None,
+) -> None:
+    """Copy `state` into `module`; every tensor must fit before anything is copied."""
+    own = module.state_dict()
+    _check_state(own, state, path=path)
+    for key, tensor in state.items():
         if tensor.layout != own[key].layout or tensor.dtype.is_complex or tensor.is_meta:
             raise WeightsError(
                 f"weight {key} is not a plain tensor",
@@ -236,7 +277,7 @@ def _load_state(
 
 def _some(keys: list[str]) -> str:
     more = f" and {len(keys) - MAX_NAMED_KEYS} more" if len(keys) > MAX_NAMED_KEYS else ""
-    return ", ".join(map(str, keys[:MAX_NAMED_KEYS])) + more
+    return ", ".join(str(key)[:80] for key in keys[:MAX_NAMED_KEYS]) + more
 
 
 def _is_counter(key: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.errors import WeightsError
+from manifests.tensor_header import read_header
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 WRAPPERS = ("state_dict", "model")
 PICKLED = (".pth", ".pt", ".bin")
 SAFETENSORS = ".safetensors"
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 TORCHVISION_VGG = {
     "classifier.0.": "pre_logits.fc1.",
     "classifier.3.": "pre_logits.fc2.",
@@ -72,6 +85,30 @@ def read_state(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
             hint="bring a complete copy of it",
         ) from error
     return _plain(content, path)
+
+
+def described_state(path: str | PathLike[str]) -> dict[str, torch.Tensor] | None:
+    """Names, shapes and dtypes of a `.safetensors` file: tensors without memory (device "meta").
+
+    None for any other file: what a pickle holds is known only when it is read.
+
+    Raises:
+        WeightsError: missing, unreadable, or with a dtype that torch does not have.
+    """
+    import torch
+
+    path = Path(path)
+    if path.suffix != SAFETENSORS:
+        return None
+    if not path.is_file():
+        raise WeightsError("no such weights file", path=path, hint="check --weights")
+    state = {}
+    for name, header in read_header(path, error=WeightsError).items():
+        dtype = getattr(torch, _DTYPES.get(header.dtype, ""), None)
+        if dtype is None:
+            raise WeightsError(f"weight {name[:80]} has an unknown type", path=path, got=header)
+        state[name] = torch.empty(header.shape, dtype=dtype, device="meta")
+    return _plain(state, path)
 
 
 def embedded_state(like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

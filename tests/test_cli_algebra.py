@@ -92,6 +92,38 @@ def test_subset_options(roots, tmp_path):
     assert "scar" in text and not (tmp_path / "x").exists()
 
 
+def test_idle_seed_and_what_a_set_has_none_of_are_said(roots, tmp_path):
+    a = roots / "a" / "cap"
+    subset = ("subset", a, "--policies", "swap", "--quiet")
+    text = invoke_gen(*subset, "--seed", 9, "--out", tmp_path / "1").stderr
+    assert text == "note: --seed changes nothing without --fraction\n"
+    for number, more in enumerate((("--fraction", 0.5, "--seed", 9), ("--fraction", 0.5), ()), 2):
+        assert not invoke_gen(*subset, *more, "--out", tmp_path / str(number)).stderr
+
+
+def test_levels_of_a_set_without_any_are_refused_in_plain_words(roots, tmp_path):
+    out = ("--out", tmp_path / "x", "--quiet")
+    invoke_gen("subset", roots / "a" / "cap", "--policies", "sgsf", "--out", tmp_path, "--quiet")
+    text = invoke_gen("subset", tmp_path / "cap", "--levels", 4, *out, exit_code=2).stderr
+    assert "--levels: this set has no negatives of 4; leave --levels out" in text
+
+
+def test_the_origin_is_said_in_words(roots, tmp_path):
+    a, b = roots / "a" / "cap", roots / "b" / "cap"
+    invoke_gen("merge", a, b, "--out", tmp_path / "m", "--quiet")
+    text = invoke_gen("inspect", tmp_path / "m").stdout
+    line = next(line for line in text.splitlines() if "made by" in line)
+    assert "False" not in line and "(" not in line and "4 duplicate negatives" in line
+    more = ("--renumber", "--drop-saliency", "--quiet")
+    invoke_gen("merge", a, b, "--out", tmp_path / "n", *more)
+    text = invoke_gen("inspect", tmp_path / "n").stdout
+    assert "(saliency maps left out, later repeats renumbered)" in text
+    options = ("--image", "*0.png", "--fraction", 1, "--seed", 0)
+    invoke_gen("subset", a, "--out", tmp_path / "s", *options, "--quiet")
+    text = invoke_gen("inspect", tmp_path / "s").stdout
+    assert "(fraction 1.0, images *0.png, seed 0)" in text
+
+
 def test_diff_exit_codes(roots, tmp_path):
     a, b = roots / "a", roots / "b"
     assert "no difference" in invoke_gen("diff", a / "cap", a, "--category", "cap").output

@@ -41,6 +41,29 @@ def test_group_help_has_an_example_of_each_kind(group):
         assert name in text
 
 
+def test_no_line_of_the_list_of_commands_is_cut():
+    for group in (gen, det):
+        text = CliRunner().invoke(group, ["--help"]).output
+        assert "..." not in text.split("Options:")[1]
+    examples = re.findall(r"^  (cutswap-det .*?)  +\S", text, re.MULTILINE)
+    columns = {re.match(r" *cutswap-det .*?  +", line).end() for line in text.splitlines()
+               if line.startswith("  cutswap-det")}  # fmt: skip
+    assert len(examples) == 4 and len(columns) == 1
+
+
+def test_every_argument_that_takes_a_url_says_so():
+    from manifests.option_types import LocationType
+
+    found = {
+        (name, parameter.name): parameter.metavar or parameter.type.name
+        for group, name in VERBS
+        for parameter in group.commands[name].params
+        if isinstance(parameter.type, LocationType)
+    }
+    assert len(found) >= 9
+    assert all(metavar.startswith("SET|URL") for metavar in found.values()), found
+
+
 def test_usage_errors_exit_with_2():
     for group, arguments in ((gen, ["build"]), (det, ["fit"]), (gen, ["nonsense"]), (det, ["-x"])):
         assert CliRunner().invoke(group, arguments).exit_code == 2
@@ -118,8 +141,13 @@ def test_preview_seed_and_category(built, category_name, tmp_path):
 def test_make_knows_its_targets_without_a_warning():
     run = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True)
     assert not run.stderr
-    for target in ("help", "demo", "test", "lint", "bench", "clean"):
+    for target in ("help", "demo", "test", "test-peers", "lint", "bench", "clean"):
         assert re.search(rf"^  make {target} +\S", run.stdout, re.MULTILINE)
+    peers = subprocess.run(
+        ["make", "-n", "test-peers"], cwd=REPO, capture_output=True, text=True, check=True
+    ).stdout
+    other = re.search(r"--target (\S+) ", peers)[1]
+    assert f"CUTSWAP_OTHER_OPENCV={REPO / other} " in peers and "'.[peers]'" in peers
     demo = subprocess.run(
         ["make", "-n", "demo"], cwd=REPO, capture_output=True, text=True, check=True
     ).stdout

@@ -17,7 +17,7 @@ import detector.study.runner as runner_module
 from detector.checkpoint import CHECKPOINT_NAME
 from detector.study.compare import assemble_plan, compare
 from detector.study.runner import Runner
-from manifests.command_line import Progress
+from manifests.progress import Progress
 from manifests.errors import ConfigError, OutputError
 
 PLAN = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPO, invoke_det
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from detector.config import FitConfig
 from detector.model_record import (
@@ -34,6 +34,17 @@ from manifests.schema import read_manifest, write_manifest
 from reference.small_sets import write_set
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+TENSORS = {
+    "bank.safetensors": lambda rng: {
+        "features": rng.random((7, 11), dtype=np.float32),
+        "image_index": np.arange(7, dtype=np.int32),
+    },
+    "gaussian.safetensors": lambda rng: {
+        "mean": rng.random(5),
+        "precision": rng.random((5, 5)),
+        "shrinkage": np.array(0.5),
+    },
+}
 THRESHOLD = {"value": 1.0, "n": 9, "target_rate": 0.1, "achievable_rate": 0.1}
 
 
@@ -43,7 +54,7 @@ def write_model(folder: Path, **changes: object) -> str:
     config = changes.pop("config", FitConfig(train=TrainConfig(updates=0)))
     for number, name in enumerate(sorted(file_names(config))):
         rng = np.random.default_rng(number)
-        save_file({"x": rng.random((9, 11), dtype=np.float32)}, folder / name)
+        save_file(TENSORS.get(name, lambda rng: {"x": rng.random((9, 11))})(rng), folder / name)
     record = ModelRecord(
         category="part",
         config=config,
@@ -176,6 +187,58 @@ def test_a_file_that_is_no_safetensors_is_found_whatever_its_digest(folder):
     assert "bank.safetensors: is not a safetensors file" in lines(verify_model(folder))
 
 
+def forge(folder: Path, name: str, data: bytes) -> None:
+    """Puts a file of tensors in the place of another, with digests that fit."""
+    (folder / name).write_bytes(data)
+    rewrite(folder, files=read_record(folder)[0].files | {name: bytes_digest(data)})
+
+
+FLOATS, INTS = np.zeros((7, 11), np.float32), np.zeros(7, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"features": FLOATS}, "other tensors than a model of this detector"),
+        ({"features": FLOATS, "image_index": INTS, "more": INTS}, "other tensors than a model"),
+        ({"features": FLOATS, "image_index": INTS[:6]}, "expected I32 (7), got I32 (6,)"),
+        ({"features": FLOATS[:, :0], "image_index": INTS}, "features has another type or shape"),
+        ({"features": FLOATS[:0], "image_index": INTS[:0]}, "features has another type or shape"),
+        ({"features": FLOATS[0], "image_index": INTS}, "features has another type or shape"),
+        ({"features": FLOATS.astype(np.float16), "image_index": INTS}, "expected F32 (M, D), got"),
+        ({"features": FLOATS, "image_index": INTS.astype(np.int64)}, "image_index has another"),
+    ],
+)
+def test_a_bank_that_is_none_is_found_by_its_header(folder, tensors, expected):
+    forge(folder, "bank.safetensors", save(tensors))
+    text = lines(verify_model(folder))
+    assert "bank.safetensors" in text and expected in text and "fetch the model again" in text
+
+
+def test_a_bank_larger_than_its_config_allows(tmp_path):
+    write_model(tmp_path / "part", config=FitConfig(coreset_max=6))
+    assert "more patches than its config allows (expected at most 6, got 7)" in lines(
+        verify_model(tmp_path / "part")
+    )
+
+
+@pytest.mark.parametrize("side", ["mean", "precision", "shrinkage"])
+def test_a_distribution_that_is_none_is_found_by_its_header(tmp_path, side):
+    write_model(tmp_path / "part", config=FitConfig(detector="gaussian"))
+    tensors = TENSORS["gaussian.safetensors"](np.random.default_rng(0))
+    forge(tmp_path / "part", "gaussian.safetensors", save(tensors | {side: np.zeros((5, 4))}))
+    assert f"{side} has another type or shape" in lines(verify_model(tmp_path / "part"))
+
+
+def test_a_header_of_a_million_tensors_is_not_parsed(folder):
+    many = b",".join(
+        b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(90_000)
+    )
+    header = b"{" + many + b"}"
+    forge(folder, "extractor.safetensors", len(header).to_bytes(8, "little") + header)
+    assert "a header of at most 4194304 bytes" in lines(verify_model(folder))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -230,6 +293,8 @@ def test_a_record_that_is_wrong_with_fitting_digests(changes, expected, folder):
         {"sigma_px": float("nan")}, {"sigma_px": "4"}, {"stages": 5}, {"stages": [2.0, 3]},
         {"seed": 1.0}, {"batch": 8.0}, {"batch": True}, {"coreset_max": 7.5}, {"reweight": 1},
         {"network": None}, {"lr": "high"}, {"updates": 0.0}, {"levels": "4"}, {"nothing": 1},
+        {"checkpoint_every": [None] * 999}, {"checkpoint_every": "\x1b[2J\u202e"},
+        {"detector": "\x1b[2J"},
     ],
 )  # fmt: skip
 def test_a_config_that_is_wrong_with_fitting_digests(change, folder):
@@ -238,7 +303,8 @@ def test_a_config_that_is_wrong_with_fitting_digests(change, folder):
     if name in config["train"] and name not in config:
         change = {"train": config["train"] | change}
     rewrite(folder, config=config | change)
-    assert "model.json" in lines(verify_model(folder))
+    text = lines(verify_model(folder))
+    assert "model.json" in text and text.isprintable()
 
 
 def test_whole_numbers_serve_as_sizes(tmp_path):

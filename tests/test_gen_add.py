@@ -195,7 +195,7 @@ def test_interrupted_add_resumes_while_the_old_set_is_read(
         path.unlink()
     text = run(other, out, "--add", exit_code=1)
     assert "shard-00002.h5" in text and "run that --add again" in text
-    assert "1 shards taken over" in run(all_photos, out, "--add")
+    assert "1 shard taken over" in run(all_photos, out, "--add")
     wanted, found = digests(straight / "photos"), digests(folder)
     assert found == wanted
 

@@ -203,6 +203,19 @@ def test_a_recipe_file_is_compared_like_its_set(rows, base, tmp_path):
     only(diff_sets(folder, file), "negatives")
 
 
+def test_equal_draws_are_paired_in_their_order(rows, tmp_path):
+    """A set may hold a draw more than once; the first is then compared with the first."""
+    normals, negatives, donors = rows
+    same = [replace(row, policy="swap", level=4, repeat=0) for row in negatives]
+    same = sorted(same, key=lambda row: row.normal)
+    one = loose_set(tmp_path / "a", normals, same, donors)
+    only(diff_sets(one, one))
+    less = loose_set(tmp_path / "b", normals, same[:-1], donors)
+    found = diff_sets(one, less)
+    only(found, "negatives_only_a")
+    assert [row.digest for row in found.negatives_only_a] == [same[-1].digest]
+
+
 def test_what_is_no_set_is_an_error(base, tmp_path):
     (tmp_path / "file").write_bytes(b"something else")
     for path in (tmp_path / "nothing", tmp_path, tmp_path / "file"):

@@ -74,7 +74,7 @@ def test_the_layouts_are_the_documented_ones(exported):
     plain = tree(exported["folder"])
     assert exported["folder"].name == "tiles"
     assert {name.split("/")[0] for name in plain} == {
-        "normal", "abnormal", "mask", "negatives.csv", "licence.txt",
+        "normal", "abnormal", "mask", "negatives.csv", "licence.txt", "export.json",
     }  # fmt: skip
     names = {path.name for path in (exported["folder"] / "abnormal").iterdir()}
     assert names == {path.name for path in (exported["folder"] / "mask").iterdir()}
@@ -85,7 +85,7 @@ def test_the_layouts_are_the_documented_ones(exported):
     )
     assert not any(name.startswith("test/good") for name in mvtec)
     for found in (plain, mvtec):
-        assert len(found) == N_NORMALS + 2 * N_NEGATIVES + 2
+        assert len(found) == N_NORMALS + 2 * N_NEGATIVES + 3
 
 
 @pytest.mark.parametrize("to", ["folder", "mvtec"])
@@ -118,8 +118,8 @@ def test_a_set_stored_as_anchors_gives_the_same_tree(exported, tmp_path):
 
 
 def without_notice(found: dict[str, str]) -> dict[str, str]:
-    # It names the set digest, which differs between the two ways to store a set.
-    return {name: digest for name, digest in found.items() if name != "licence.txt"}
+    # They name the set digest, which differs between the two ways to store a set.
+    return {name: one for name, one in found.items() if name not in ("licence.txt", "export.json")}
 
 
 def test_jobs_and_a_second_time_change_nothing(small, exported, tmp_path):

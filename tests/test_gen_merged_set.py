@@ -174,7 +174,7 @@ def test_inspect_and_preview_of_a_merged_set(merged_kinds, tmp_path):
     text = invoke_gen("inspect", merged_kinds / "out").output
     assert "swap, scar, cutpaste" in text
     assert "seed 0 | 3 | 4" in text and "K=4, max | none | k-means, K=2, max" in text
-    assert "merge of" in text and "renumber True" in text and "absent" in text
+    assert "merge of" in text and "later repeats renumbered" in text and "absent" in text
     text = invoke_gen("inspect", merged_kinds / "kept").output
     assert "seed 0 | 3" in text and "absent" not in text
     for root in ("out", "kept"):

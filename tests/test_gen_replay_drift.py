@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from conftest import REPO
 import generator.replay_unit
 from generator.replay import replay_set
 from manifests.digest import array_digest
-from manifests.errors import ImageError, SetError
+from manifests.errors import BadImages, ImageError, SetError
 from manifests.negative_set import NegativeSet
 from manifests.verify import verify_set
 from reference.replays import N_IMAGES, Original, files_of, original
@@ -55,6 +56,40 @@ def test_equal_file_other_pixels_names_the_decoders(parts, tmp_path, monkeypatch
     assert error.expected == "Pillow 9.0.0, libjpeg unknown, OpenCV 4.1.2"
     assert "OpenCV" in error.got and "unknown" not in error.got
     assert not (tmp_path / "parts" / "manifest.json").exists()
+
+
+def test_equal_versions_are_not_told_to_be_installed(parts, tmp_path, monkeypatch):
+    drifting(monkeypatch, 1)
+    recorded = {"pillow": "9.0.0", "opencv-python-headless": "4.1.2"}
+    monkeypatch.setattr(generator.replay_unit, "decoder_versions", lambda: recorded)
+    with pytest.raises(ImageError, match="the same versions, built or run otherwise") as caught:
+        replay_set(parts.recipe, parts.data, tmp_path)
+    assert "install" not in caught.value.hint and "--allow-drift" in caught.value.hint
+
+
+def test_drift_is_found_before_a_whole_set_is_replaced(parts, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(parts.folder, tmp_path / "parts"))
+    (folder / "build.log").write_text("log")
+    before = files_of(folder)
+    drifting(monkeypatch, 1, 4)
+    with pytest.raises(BadImages, match=r"2 unusable images; .*--allow-drift") as caught:
+        replay_set(parts.recipe, parts.data, tmp_path, overwrite=True)
+    assert len({error.path for error in caught.value.errors}) == 2
+    for error in caught.value.errors:
+        assert "other pixels here" in error.what and error.path.endswith(".png")
+        assert error.expected and error.got
+    assert files_of(folder) == before
+    assert verify_set(folder) == []
+    again = replay_set(parts.recipe, parts.data, tmp_path, overwrite=True, allow_drift=True)
+    assert again.drifted_images == 2 and verify_set(folder) == []
+
+
+def test_images_of_shards_that_stay_are_not_looked_at_again(parts, replayed, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(replayed, tmp_path / "parts"))
+    monkeypatch.setattr(generator.replay_unit, "fit_image", None)
+    summary = replay_set(parts.recipe, parts.data, tmp_path, overwrite=True)
+    assert summary.resumed_shards == 3
+    assert files_of(folder) == files_of(replayed)
 
 
 def test_allowed_drift_makes_another_set(parts, tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def test_interrupted_build_resumes_to_equal_bytes(
     folder = tmp_path / category_name
     assert [path.name for path in folder.glob("*.h5")] == ["shard-00000.h5"]
     result = build(sample_data, tmp_path, *OTHER, *(reuse if goes_on_with == "stored maps" else ()))
-    assert "1 shards taken over" in result.output
+    assert "1 shard taken over" in result.output
     assert digests(folder) == digests(scratch / category_name)
 
 

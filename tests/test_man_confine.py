@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from manifests.confine import confined_path
+from manifests.confine import category_folder, confined_path, is_file_name
 from manifests.errors import SetError
 from manifests.shard_records import check_source
 
@@ -114,6 +114,30 @@ def test_a_root_may_be_relative_and_missing(tmp_path, monkeypatch):
 def test_a_name_that_is_too_long_leads_nowhere(tmp_path):
     found = confined_path(tmp_path, "a" * 5000)
     assert found is None or not os.path.lexists(tmp_path / "a")
+
+
+# Folders of categories.
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_category_gets_its_folder(tmp_path, windows):
+    assert category_folder(tmp_path, "metal_nut-2", windows=windows) == tmp_path / "metal_nut-2"
+    # The user's own place: a link there leads where the user wants.
+    (tmp_path / "far").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "far")
+    assert category_folder(tmp_path, "linked", windows=windows) == tmp_path / "linked"
+    for odd in ("", ".", "..", "a/b", "a/", "/", "a\0b", None):
+        with pytest.raises(SetError, match="no name for a folder"):
+            category_folder(tmp_path, odd, windows=windows)
+
+
+@pytest.mark.parametrize("category", ["con", "nul", "com1", "lpt9", "aux", "prn"])
+def test_a_device_of_windows_is_no_category_there(tmp_path, category):
+    assert category_folder(tmp_path, category, windows=False) == tmp_path / category
+    with pytest.raises(SetError, match=f"x.recipe: its category is no name.*{category}.*; use it"):
+        category_folder(tmp_path, category, path="x.recipe", windows=True)
+    assert not is_file_name(category, windows=True) and is_file_name(category, windows=False)
+    assert is_file_name(f"{category}-000.png", windows=True)
 
 
 # The rule of the format, for the names a set may hold at all.

@@ -3,6 +3,7 @@
 import collections
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from manifests.errors import SetError
 from manifests.probe import probe_problems
 from reference import mutants
-from reference.hostile_kinds import KINDS, ModelKind, ShardKind, every
+from reference.hostile_kinds import KINDS, ModelKind, RecipeKind, ShardKind, every, run_gen
 from reference.lookup3 import lookup3
 
 COUNTS = {"manifest": 90, "shard": 90, "recipe": 50, "edits": 30, "image": 40}
@@ -93,6 +94,21 @@ def test_unchanged_files_are_read(tmp_path, model):
             assert mutants.outcome(every(*kind.readers(0))) == "success", name
     kind = ModelKind(tmp_path / "model", model)
     assert mutants.outcome(every(*kind.readers(0))) == "success"
+
+
+def test_commands_go_through_to_their_end_with_what_is_whole(tmp_path, model):
+    """A reader that refuses everything would never be asked anything else."""
+    kind = RecipeKind(tmp_path / "recipe")
+    every(*kind.readers(0))()
+    assert (tmp_path / "recipe" / "out" / "parts" / "manifest.json").is_file()
+    kind.path.write_bytes(b"cutswap-recipe 1")
+    with pytest.raises(SetError):
+        every(*kind.readers(0))()
+    with pytest.raises(ZeroDivisionError), patch("manifests.recipe.read_recipe", lambda _: 1 // 0):
+        run_gen("inspect", kind.path)
+    kind = ModelKind(tmp_path / "model", model)
+    with pytest.raises(ZeroDivisionError), patch("detector.model.load_model", lambda *_: 1 // 0):
+        every(*kind.readers(0))()
 
 
 def test_the_child_notices_everything_that_must_not_be():

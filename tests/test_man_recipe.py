@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifests import recipe_text
+from manifests import recipe_reader, recipe_text
 from manifests.digest import array_digest, bytes_digest
-from manifests.edits import render
-from manifests.errors import DigestError, OutputError, SetError
+from manifests.edits import decode, render
+from manifests.errors import DigestError, EditError, OutputError, SetError
 from manifests.negative_set import NegativeSet
 from manifests.recipe import dump_recipe, read_recipe, recipe_problems, write_recipe
 from manifests.recipe_rows import donor_line, parse_donor, parse_negative
@@ -287,29 +287,39 @@ def put(index, value):
     [
         ("negative", put(1, 4), "negative of no normal"),
         ("negative", put(1, -1), "negative of no normal"),
-        ("negative", put(1, True), "canonical form"),
-        ("negative", put(2, "Swap"), "canonical form"),
+        ("negative", put(1, True), "negative is not valid JSON of its type"),
+        ("negative", put(2, "Swap"), "policy name"),
         ("negative", put(2, "-swap"), "policy name"),
         ("negative", put(3, 10_000), "level is out of range"),
         ("negative", put(4, 65_536), "repeat is out of range"),
-        ("negative", put(4, 1e3), "canonical form"),
-        ("negative", put(5, [[1, 2, 3, 4], [1, 2, 3, 1 << 31]]), "anchors are out of range"),
-        ("negative", put(5, [[1, 2, 3, 4]]), "canonical form"),
+        ("negative", put(4, 1e3), r"got `float` - at `\$\[4\]`"),
+        ("negative", put(5, [[1, 2, 3, 4], [1, 2, 3, 1 << 31]]), r"at `\$\[5\]\[1\]\[3\]`"),
+        ("negative", put(5, [[1, 2, 3, 4]]), r"length 2.* at `\$\[5\]`"),
         ("negative", put(6, []), "edits are malformed"),
         ("negative", put(6, [{"kind": "copy"}]), "edits are malformed"),
         ("negative", lambda row: row[6][0].__setitem__("src", [30, 2, 9, 6]), "edits are malform"),
+        ("negative", lambda row: row[6][0].__setitem__("src", [1, 2, 9, 7]), "differ in size"),
+        ("negative", lambda row: row[6][0].__setitem__("dst", [99, 2, 9, 6]), "dst box has no"),
+        ("negative", lambda row: row[6][0].__setitem__("angle_cdeg", 36_001), "angle is out of"),
+        ("negative", lambda row: row[6][0].__setitem__("feather_px", 0), "not in the canonical"),
+        ("negative", lambda row: row[6][0].__setitem__("feather_px", 128), "feather is out of"),
+        ("negative", lambda row: row[6][0].__setitem__("src", [-1, 2, 9, 6]), "src box lies"),
+        ("negative", lambda row: row[6].extend(64 * [row[6][0]]), "edits are.*length <= 64"),
         ("negative", put(7, 5), "fallback is unknown"),
         ("negative", put(8, -1), "rejections are out of range"),
-        ("negative", put(9, "0" * 63), "canonical form"),
-        ("negative", lambda row: row.append(1), "canonical form"),
+        ("negative", put(9, "0" * 63), "negative digest is malformed"),
+        ("negative", lambda row: row.append(1), "at most length 9"),
         ("normal", put(1, "0" * 63), "normal digest is malformed"),
-        ("normal", put(1, 5), "normal digest is malformed"),
+        ("normal", put(1, 5), r"`str`, got `int` - at `\$\[1\]`"),
         ("normal", put(2, "../x.png"), "source"),
-        ("normal", put(2, None), "source is not text"),
+        ("normal", put(2, None), r"`str`, got `null` - at `\$\[2\]`"),
         ("normal", put(3, "x"), "file_sha256 is malformed"),
+        ("normal", put(3, "\x00\x1b[2J"), r"file_sha256 is malformed \(got '\\x00\\x1b"),
+        ("negative", put(2, "\x1b[2J"), r"policy name is malformed \(got '\\x1b"),
+        ("negative", put(9, "\x1b[2J"), r"negative digest is malformed \(got '\\x1b"),
         ("normal", put(4, [0, 0, 33, 44]), "canvas box lies outside"),
-        ("normal", put(4, [0, 0, 32.0, 44]), "four integers"),
-        ("normal", lambda row: row.pop(), "is not a normal"),
+        ("normal", put(4, [0, 0, 32.5, 44]), r"got `float` - at `\$\[4\]\[2\]`"),
+        ("normal", lambda row: row.pop(), "at least length 5"),
         ("shard", put(1, "shard-00001.h5"), "not the next shard"),
         ("shard", put(1, "../shard-00000.h5"), "shard name is malformed"),
         ("donor", put(1, "0" * 64), "donor pixels are not those"),
@@ -329,7 +339,7 @@ def test_every_value_is_checked(file, tmp_path, kind, change, what):
     target = write_text(tmp_path / "x.recipe", [*map(compact, changed(rows, kind, change))])
     with pytest.raises(SetError, match=what) as caught:
         read_recipe(target)
-    assert str(target) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(target) in str(caught.value) and str(caught.value).isprintable()
     assert recipe_problems(target)
 
 
@@ -422,7 +432,7 @@ def test_a_bomb_takes_no_memory(tmp_path, kind):
 
 def test_honest_recipes_are_far_from_the_bounds(file):
     text_bytes = sum(len(line) + 1 for line in lines_of(file))
-    assert text_bytes < recipe_text.MAX_UNFOLDING * file.stat().st_size / 8
+    assert text_bytes < recipe_text.MAX_UNFOLDING * file.stat().st_size / 4
 
 
 def test_a_donor_is_unfolded_to_its_size_and_no_further():
@@ -443,6 +453,107 @@ def test_reading_ten_thousand_negatives_takes_no_time(file):
     for _ in range(2500):
         parse_negative(line, 4, 32, 44)
     assert time.process_time() - started < 0.8
+
+
+def test_copies_are_judged_as_the_full_parser_judges_them(file):
+    """Most copies take a short way; it must let through nothing that the long one refuses."""
+    line = next(one for one in lines_of(file) if b'"swap",' in one and one.startswith(b'["neg'))
+    row = json.loads(line)
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(3000):
+        edit = {"angle_cdeg": 0, "colour": None, "dst": [15, 20, 9, 6], "kind": "copy"}
+        edit |= {"src": [1, 2, 9, 6]}
+        for box in ("src", "dst"):
+            if rng.random() < 0.4:
+                edit[box][int(rng.integers(4))] = int(rng.choice([-9, -1, 0, 6, 9, 23, 24, 38, 39]))
+        if rng.random() < 0.3:
+            edit["angle_cdeg"] = int(rng.choice([-36_001, -36_000, 9000, 36_000, 36_001]))
+        if rng.random() < 0.3:
+            edit["feather_px"] = int(rng.choice([-1, 0, 1, 127, 128]))
+        if rng.random() < 0.3:
+            gain, offset = int(rng.choice([-1, 0, 4096, 4097])), int(rng.choice([-256, 0, 255]))
+            edit["colour"] = {"gain_q8": [256, gain, 256], "offset": [0, 0, offset]}
+        edits = compact([edit])
+        judged = []
+        for judge in (
+            lambda edits=edits: decode(edits, 32, 44),
+            lambda edit=edit: parse_negative(compact([*row[:6], [edit], *row[7:]]), 4, 32, 44),
+        ):
+            try:
+                judge()
+                judged.append(True)
+            except (EditError, SetError):
+                judged.append(False)
+        assert judged[0] == judged[1], edit
+        verdicts.append(judged[0])
+    assert 500 < sum(verdicts) < 2500
+
+
+def test_progress_counts_negatives_to_the_end(file):
+    seen = []
+    assert recipe_problems(file, progress=lambda *counts: seen.append(counts)) == []
+    assert seen[0] == (0, 18) and seen[-1] == (18, 18)
+
+
+def test_problems_are_listed_up_to_a_hundred(tmp_path):
+    """A stranger's file must not make a list as long as itself."""
+    write_set(tmp_path / "tiles", shards=1, n=130, r=1, store="anchors")
+    export(tmp_path / "tiles", tmp_path / "a.recipe", with_donors=True)
+    rows = [json.loads(line) for line in lines_of(tmp_path / "a.recipe")]
+    rows[0][1]["training_files"] = []
+    found = recipe_problems(write_text(tmp_path / "x.recipe", [*map(compact, rows)]))
+    assert len(found) == 101 and "more than 100 problems" in str(found[-1])
+
+
+def test_negatives_of_one_normal_are_bounded(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_reader, "MAX_NEGATIVES_OF_A_NORMAL", 2)
+    what = r"too many negatives of one normal \(expected at most 2\)"
+    with pytest.raises(SetError, match=what):
+        read_recipe(file)
+    with pytest.raises(SetError, match=what):
+        raise recipe_problems(file)[-1]
+
+
+# --- what is there already --------------------------------------------------------------------
+
+
+def test_a_recipe_that_is_there_is_nothing_to_do(folder, file, tmp_path):
+    target = tmp_path / "x.recipe"
+    assert not export(folder, target, with_donors=True).is_unchanged
+    before = target.stat()
+    summary = export(folder, target, with_donors=True, overwrite=True)
+    assert summary.is_unchanged and target.stat().st_mtime_ns == before.st_mtime_ns
+    assert (summary.file_bytes, summary.n_negatives) == (before.st_size, 18)
+    assert summary.text_bytes == sum(len(line) + 1 for line in lines_of(file))
+
+
+@pytest.mark.parametrize("content", [b"precious\n", b"", b"cutswap-recipes are precious"])
+def test_what_is_no_recipe_is_never_replaced(folder, tmp_path, content):
+    target = tmp_path / "x.recipe"
+    target.write_bytes(content)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is there and is no recipe"):
+            export(folder, target, with_donors=True, overwrite=overwrite)
+    assert target.read_bytes() == content
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(OutputError, match="is there and is no recipe"):
+        export(folder, target, with_donors=True, overwrite=True)
+
+
+def test_another_recipe_is_replaced_only_where_that_is_asked_for(folder, file, tmp_path):
+    target = tmp_path / "x.recipe"
+    write_set(tmp_path / "other", category="other", n=3)
+    export(tmp_path / "other", target, with_donors=True)
+    other = target.read_bytes()
+    for content in (other, file.read_bytes()[:-9]):  # another set's, and a damaged one
+        target.write_bytes(content)
+        with pytest.raises(OutputError, match=r"holds another recipe.*pass --overwrite"):
+            export(folder, target, with_donors=True)
+        assert target.read_bytes() == content
+        assert not export(folder, target, with_donors=True, overwrite=True).is_unchanged
+        assert target.read_bytes() == file.read_bytes()
 
 
 def test_the_manifest_of_a_recipe_is_the_sets(folder, file):

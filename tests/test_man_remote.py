@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,10 +16,10 @@ import pytest
 from conftest import REPO
 
 from manifests import http_reader, pull, remote_manifest, transfer
-from manifests.digest import bytes_digest, file_digest
+from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, DigestError, OutputError, SetError
 from manifests.probe import probe_shards
-from manifests.remote import RemoteError, find_remote_sets, is_url, open_location, pull_set
+from manifests.remote import RemoteError, find_remote_sets, is_url, pull_set
 from manifests.schema import read_manifest
 from manifests.url import below, redacted
 from manifests.verify import verify_set
@@ -112,7 +111,7 @@ def test_pull_over_http_gives_the_published_bytes(published, tmp_path, parsing):
     shown = []
 
     def make_progress(label, unit):
-        assert (label, unit) == ("pull tiles", "MB")
+        assert (label, unit) == ("pull tiles", "bytes")
         return lambda done, total: shown.append((done, total))
 
     with file_server(folder) as served:
@@ -124,7 +123,8 @@ def test_pull_over_http_gives_the_published_bytes(published, tmp_path, parsing):
         pull_set(served.url + "/", tmp_path)
         again = served.requests[first:]
     assert same(tmp_path / "tiles", folder) and verify_set(tmp_path / "tiles") == []
-    assert shown[0] == (0, 1) and shown[-1] == (1, 1)
+    total = sum(path.stat().st_size for path in folder.glob("shard-*"))
+    assert shown[0] == (0, total) and shown[-1] == (total, total)
     assert {request.name for request in again} == {"manifest.sha256", "manifest.json"}
 
 
@@ -457,9 +457,13 @@ def test_errors_of_the_server_pass_or_do_not(published, tmp_path):
 def test_nobody_there_is_an_error_without_the_password(tmp_path):
     with plain_server(tmp_path) as url:
         pass
-    with pytest.raises(RemoteError, match="cannot be transferred") as error:
-        pull_set(url.replace("://", "://me:hunter2@"), tmp_path, retries=1)
+    started = time.monotonic()
+    with pytest.raises(RemoteError, match="the server cannot be reached") as error:
+        pull_set(url.replace("://", "://me:hunter2@"), tmp_path)
     assert "hunter2" not in one_line(error) and "***@127.0.0.1" in one_line(error)
+    # Nothing has arrived, so nothing goes on; nor is a server that is down asked six times.
+    assert "goes on" not in one_line(error) and "whether the server runs" in one_line(error)
+    assert time.monotonic() - started < 5
 
 
 def test_a_password_opens_and_is_never_shown(published, tmp_path):
@@ -511,6 +515,23 @@ def test_a_full_disk_keeps_what_has_arrived(published, tmp_path, monkeypatch):
         pull_set(served.url, tmp_path)
     assert served.of("shard-00000.h5")[0].start == 100
     assert same(tmp_path / "tiles", folder)
+
+
+def test_a_link_that_leads_out_is_named_with_the_way_round(published, tmp_path):
+    folder, _ = published
+    for target, way in (("disk/tiles", "disk"), ("disk/other", "disk/other")):
+        (tmp_path / target).mkdir(parents=True)
+        out = tmp_path / f"out-{Path(target).name}"
+        out.mkdir()
+        (out / "tiles").symlink_to(tmp_path / target)
+        with file_server(folder) as served, pytest.raises(OutputError) as error:
+            pull_set(served.url, out)
+        text = one_line(error)
+        assert f"{out / 'tiles'}: is a link that leads out of --out" in text
+        assert str(tmp_path / target) in text and text.endswith(f"pass --out {tmp_path / way}")
+        assert not served.shards()
+        with file_server(folder) as served:
+            assert same(pull_set(served.url, tmp_path / way)[0], folder)
 
 
 def test_only_one_run_writes(published, tmp_path):
@@ -572,65 +593,3 @@ def test_shards_of_an_unfinished_build_are_not_replaced_unasked(published, tmp_p
         assert not served.shards()
         pull_set(served.url, tmp_path, overwrite=True)
     assert same(out, folder)
-
-
-# Opening
-
-
-def test_a_path_passes_through(published, tmp_path):
-    folder, digest = published
-    assert open_location("sets/x") == Path("sets/x")
-    assert open_location(folder, expect=digest) == folder
-    with pytest.raises(DigestError, match="another set than expected"):
-        open_location(folder, expect="0" * 64)
-
-
-def test_a_url_is_copied_once_and_followed_when_it_changes(published, tmp_path):
-    folder = shutil.copytree(published[0], tmp_path / "published")
-    with file_server(folder) as served:
-        place = open_location(served.url)
-        assert place == open_location(served.url + "/")
-        assert len(served.shards()) == 3
-        assert place.is_relative_to(tmp_path / "cache" / "sets") and same(place, folder)
-        assert open_location(served.url, cache=tmp_path / "mine").is_relative_to(tmp_path / "mine")
-        shutil.rmtree(folder)
-        old, new = read_manifest(place)[1], write_set(folder, shards=1, n=2, r=3)[1]
-        # A set of the named digest is used as it is; otherwise the server counts.
-        assert read_manifest(open_location(served.url, expect=old))[1] == old
-        with pytest.raises(DigestError, match="another set than expected"):
-            open_location(served.url, expect="0" * 64)
-        assert open_location(served.url) == place and same(place, folder)
-    assert open_location(served.url, expect=new) == place
-    with pytest.raises(RemoteError):
-        open_location(served.url)
-
-
-def test_a_damaged_copy_is_not_taken_for_the_set(published):
-    folder, digest = published
-    with file_server(folder) as served:
-        place = open_location(served.url)
-        (place / SHARD).write_bytes(b"short")
-        assert open_location(served.url, expect=digest) == place
-        assert len(served.of(SHARD)) == 2
-    assert same(place, folder)
-
-
-def test_a_set_is_opened_straight_from_a_url(published):
-    from manifests.negative_set import NegativeSet
-
-    folder, digest = published
-    with file_server(folder) as served, NegativeSet.open(served.url, check="files") as opened:
-        assert opened.digest == digest
-        assert file_digest(opened.path / SHARD) == file_digest(folder / SHARD)
-        assert opened[7].image.shape == opened.normal(0).image.shape
-
-
-def test_nothing_of_the_network_is_imported_before_it_is_needed():
-    program = (
-        "import sys; from manifests.remote import is_url, open_location\n"
-        "from manifests.negative_set import NegativeSet\n"
-        "assert not is_url('sets/x'); open_location('sets/x')\n"
-        "assert not {'fsspec', 'aiohttp', 'torch', 's3fs'} & set(sys.modules)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    subprocess.run([sys.executable, "-c", program], cwd=REPO, check=True, env=environment)

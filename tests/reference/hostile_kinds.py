@@ -1,8 +1,10 @@
 """Kinds of files that strangers send: how each is mutated, and every way in which it is read."""
 
 import contextlib
+import importlib
 import io
 import json
+import shutil
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -21,7 +23,8 @@ from manifests.schema import Manifest, read_manifest
 from manifests.strict_json import dump_json
 from manifests.verify import verify_set
 from reference import mutants
-from reference.small_sets import H, W, records, write_set
+from reference.recipe import photo_set, photos
+from reference.small_sets import H, W, picture, records, write_set
 
 
 def every(*reads):
@@ -54,14 +57,32 @@ def check_list(problems):
         assert isinstance(problem, CutswapError) and str(problem).isprintable(), repr(problem)
 
 
-def run_command(*arguments):
+def run_gen(*arguments):
+    """Runs `cutswap-gen`; whatever it raises but its exit codes is a failure."""
     from generator.cli import main
 
+    _run(main, arguments)
+
+
+def run_det(*arguments):
+    """Runs `cutswap-det` likewise."""
+    from detector.cli import main
+
+    _run(main, arguments)
+
+
+def _run(main, arguments):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             main.main([str(argument) for argument in arguments], standalone_mode=True)
         except SystemExit as error:
             assert error.code in (0, 1, 2)
+
+
+def _import(*names):
+    """What a forked child would otherwise import again and again."""
+    for name in names:
+        importlib.import_module(name)
 
 
 class Kind(ABC):
@@ -103,7 +124,7 @@ class ManifestKind(Kind):
             lambda: check_list(verify_set(folder)),
         ]
         if number % 9 == 0:
-            reads += [lambda: run_command("inspect", folder), lambda: run_command("verify", folder)]
+            reads += [lambda: run_gen("inspect", folder), lambda: run_gen("verify", folder)]
         return reads
 
 
@@ -133,7 +154,7 @@ class ShardKind(Kind):
         folder = self.path.parent
         reads = [lambda: read_set(folder), lambda: check_list(verify_set(folder))]
         if number % 25 == 0:
-            reads += [lambda: run_command("verify", folder)]
+            reads += [lambda: run_gen("verify", folder)]
         return [lambda: self._directly(reads)]
 
     @staticmethod
@@ -145,9 +166,14 @@ class ShardKind(Kind):
 
 
 class RecipeKind(Kind):
+    """A recipe of real image files, so that every command can go through to its end."""
+
     def __init__(self, folder):
         super().__init__(folder)
-        write_set(folder / "set", shards=2, n=2, r=3, store="anchors")
+        sources = photos(folder / "data", 4)
+        photo_set(
+            folder / "set", folder / "data", sources, store="anchors", donor="foreign", per_shard=2
+        )
         self.path = folder / "part.recipe"
         with NegativeSet.open(folder / "set") as negative_set:
             write_recipe(self.path, negative_set, with_donors=True)
@@ -157,10 +183,28 @@ class RecipeKind(Kind):
         self.path.write_bytes(mutants.mutated_recipe(rng, self.data, is_repaired=is_repaired))
 
     def readers(self, number):
-        return [
+        _import("generator.cli", "generator.diff_text", "generator.describe_recipe")
+        _import("generator.describe", "generator.describe_made", "generator.replay")
+        reads = [
             lambda: read_recipe(self.path),
             lambda: check_list(recipe_problems(self.path)),
         ]
+        if number % 3 == 0:
+            reads += [
+                lambda: run_gen("inspect", self.path),
+                lambda: run_gen("verify", self.path, "--quiet"),
+                lambda: run_gen("dump-recipe", self.path),
+                lambda: run_gen("diff", self.folder / "set", self.path),
+                lambda: run_gen("diff", self.path, self.path, "--json"),
+                self._replay,
+            ]
+        return reads
+
+    def _replay(self):
+        out = self.folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        data = ("--data", self.folder / "data", "--out", out)
+        run_gen("replay", self.path, *data, "--jobs", 1, "--quiet")
 
 
 class EditsKind(Kind):
@@ -219,6 +263,8 @@ class ModelKind(Kind):
         }
         for path in model.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
+        self.image = folder / "photo.png"
+        Image.fromarray(picture(0, 60, 47)).save(self.image)
         self.is_changed = None
 
     def mutate(self, rng, is_repaired):
@@ -252,10 +298,20 @@ class ModelKind(Kind):
         from detector.verify_model import verify_model
 
         torch.set_num_threads(1)
-        return [
+        _import("detector.cli", "detector.describe", "detector.scoring")
+        reads = [
             lambda: load_model(self.folder),
             lambda: check_list(verify_model(self.folder)),
         ]
+        if number % 3 == 0:
+            reads += [
+                lambda: run_det("inspect", self.folder),
+                lambda: run_det("verify", self.folder),
+            ]
+        if number % 6 == 0:
+            score = ("score", self.folder, self.image, "--jobs", 1, "--device", "cpu", "--quiet")
+            reads.append(lambda: run_det(*score))
+        return reads
 
 
 KINDS = {

@@ -23,6 +23,7 @@ class Answer:
         claimed: value of Content-Length; "none" leaves it out.
         hang: the connection stays open after the body.
         wrong_range: ranges are answered from the byte after.
+        drip_s: the body comes byte by byte, with so many seconds between.
     """
 
     status: int | None = None
@@ -32,6 +33,7 @@ class Answer:
     claimed: int | str | None = None
     hang: bool = False
     wrong_range: bool = False
+    drip_s: float | None = None
 
 
 @dataclass
@@ -145,8 +147,14 @@ def file_server(folder: Path, behave=None, *, ranges=True, password=None, meetin
             if isinstance(answer.claimed, int):
                 body = body[: answer.claimed]
             part = body[: answer.cut_after]
-            self.wfile.write(part)
-            request.sent = len(part)
+            if answer.drip_s is not None:
+                for place in range(len(part)):
+                    self.wfile.write(part[place : place + 1])
+                    request.sent += 1
+                    time.sleep(answer.drip_s)
+            else:
+                self.wfile.write(part)
+                request.sent = len(part)
             while answer.endless:
                 self.wfile.write(bytes(1 << 16))
                 request.sent += 1 << 16

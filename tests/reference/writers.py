@@ -258,7 +258,7 @@ def save_small_model(folder: Path) -> None:
     from manifests.geometry import Geometry
     from reference.small_networks import make_network
 
-    bank = {"features": torch.arange(12.0).reshape(4, 3), "image_index": torch.arange(4)}
+    bank = {"features": torch.arange(12.0).reshape(4, 3), "image_index": torch.arange(4).int()}
     threshold = Threshold(value=1.5, n=4, target_rate=0.2, achievable_rate=0.2)
     detector = SimpleNamespace(
         network=make_network(), untuned=None, holds_pixels=False, state=lambda: bank
