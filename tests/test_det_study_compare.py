@@ -16,8 +16,8 @@ from detector.study.outcome import MEAN, mean_of
 from detector.study.statistics import Resampled
 from detector.study.validation import validation_split
 from detector.study.weighted_metrics import metrics
-from manifests.progress import Progress
 from manifests.errors import ConfigError
+from manifests.progress import Progress
 from manifests.schema import read_manifest
 
 PLAN = """

@@ -17,8 +17,8 @@ import detector.study.runner as runner_module
 from detector.checkpoint import CHECKPOINT_NAME
 from detector.study.compare import assemble_plan, compare
 from detector.study.runner import Runner
-from manifests.progress import Progress
 from manifests.errors import ConfigError, OutputError
+from manifests.progress import Progress
 
 PLAN = """
 seeds = [0]
