@@ -150,7 +150,11 @@ class Manifest:
             check_canonical(data, row)
         except SetError as error:
             raise SetError(
-                error.what, path=path, expected=error.expected, got=error.got, hint=error.hint
+                error.what,
+                path=path,
+                expected=error.expected,
+                got=error.got,
+                hint=error.hint or "fetch the set again, or build it again with --overwrite",
             ) from None
         return manifest
 
