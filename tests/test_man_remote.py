@@ -24,36 +24,25 @@ from manifests.schema import read_manifest
 from manifests.url import below, redacted
 from manifests.verify import verify_set
 from reference.folders import names, same
+from reference.remote_sets import SHARD, hurry, one_line, publish
 from reference.servers import Answer, file_server, plain_server
 from reference.small_sets import write_set
-
-SHARD = "shard-00001.h5"
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A set of three shards, and its digest."""
-    folder = tmp_path_factory.mktemp("published") / "tiles"
-    return folder, write_set(folder, shards=3, n=3, r=6)[1]
+    return publish(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setenv("CUTSWAP_CACHE", str(tmp_path / "cache"))
-    # A process for each pull takes longer than all the rest; `parsing` has it where it matters.
-    monkeypatch.setattr(pull, "probe_shards", lambda paths: None)
+    hurry(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
 def parsing(quick, monkeypatch):
     monkeypatch.setattr(pull, "probe_shards", probe_shards)
-
-
-def one_line(error):
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 700
-    return text
 
 
 def with_digests(folder, shard, data):

@@ -4,35 +4,24 @@ import time
 
 import pytest
 
-from manifests import http_reader, pace, pull, transfer
+from manifests import http_reader, pace, transfer
 from manifests.progress import Progress, amount
 from manifests.remote import RemoteError, pull_set
 from manifests.schema import read_manifest
 from reference.folders import names, same
+from reference.remote_sets import SHARD, hurry, one_line, publish
 from reference.servers import Answer, file_server
-from reference.small_sets import write_set
-
-SHARD = "shard-00001.h5"
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A set of three shards, and its digest."""
-    folder = tmp_path_factory.mktemp("published") / "tiles"
-    return folder, write_set(folder, shards=3, n=3, r=6)[1]
+    return publish(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(transfer, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setenv("CUTSWAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pull, "probe_shards", lambda paths: None)  # a process for each pull
-
-
-def one_line(error):
-    text = str(error.value)
-    assert "\n" not in text and len(text) < 700
-    return text
+    hurry(monkeypatch, tmp_path / "cache")
 
 
 def test_a_server_that_drips_counts_as_failed(published, tmp_path, monkeypatch):
