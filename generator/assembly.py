@@ -5,10 +5,6 @@ What `build`, `replay`, `merge` and `subset` share: they differ in what a shard 
 
 from __future__ import annotations
 
-import functools
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +13,12 @@ from typing import Protocol
 
 from generator.leftover_shards import IsWanted
 from generator.leftovers import check_writable, clear_and_resume, clear_unfinished
+from generator.workers import in_workers
 from manifests.familiar import remember
 from manifests.lock import folder_lock
 from manifests.schema import Manifest, ShardEntry, write_manifest
 
 Progress = Callable[[int, int], None]
-
-_WATCH_S = 0.1
 
 
 class Unit(Protocol):
@@ -104,9 +99,6 @@ def assemble(
         OutputError: the folder cannot be written.
         Whatever `check` and `make` raise; unfinished files are removed.
     """
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-
     entries = clear_and_resume(
         folder, units, overwrite=overwrite, kept=kept, is_wanted=is_wanted, check=check
     )
@@ -119,21 +111,15 @@ def assemble(
         progress(count, total)
     workers = min(jobs, max(len(todo), 1))
     try:
-        results = Parallel(
-            n_jobs=workers,
-            backend="loky" if workers > 1 else "sequential",
-            return_as="generator_unordered" if workers > 1 else "generator",
-        )(delayed(_Tied(make) if workers > 1 else make)(unit) for unit in todo)
-        for entry in results:
-            entries[entry.name] = entry
-            # So that a run that takes this one up need not try it in a process of its own.
-            remember([folder / entry.name])
-            count += sizes[entry.name]
-            if progress is not None:
-                progress(count, total)
+        with in_workers(make, todo, workers=workers) as results:
+            for entry in results:
+                entries[entry.name] = entry
+                # So that a run that takes this one up need not try it in a process of its own.
+                remember([folder / entry.name])
+                count += sizes[entry.name]
+                if progress is not None:
+                    progress(count, total)
     except BaseException:
-        if workers > 1:
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
         clear_unfinished(folder)
         raise
     # What a killed run's worker left after this run had looked for it.
@@ -153,30 +139,3 @@ def publish(folder: Path, manifest: Manifest) -> str:
     # Written by this program, or tried in a process of its own when the run began.
     remember([folder / entry.name for entry in manifest.shards])
     return set_digest
-
-
-class _Tied:
-    """A `make` for worker processes, which end when the process that asked them has ended.
-
-    A worker that lives on after a kill would go on writing into a folder that nobody holds any
-    more, at the side of the next run.
-    """
-
-    def __init__(self, make: Callable[[Unit], ShardEntry]) -> None:
-        self.make = make
-        self.parent = os.getpid()
-
-    def __call__(self, unit: Unit) -> ShardEntry:
-        _end_with(self.parent)
-        return self.make(unit)
-
-
-@functools.cache  # one thread per process
-def _end_with(parent: int) -> None:
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_WATCH_S)
-        os._exit(1)
-
-    if os.name == "posix":  # elsewhere a process does not learn that its parent has ended
-        threading.Thread(target=watch, daemon=True).start()

@@ -16,6 +16,7 @@ import numpy as np
 
 from generator.export_layout import LAYOUTS, ExportUnit, plan_export
 from generator.export_tree import check_target, write_record
+from generator.workers import in_workers
 from manifests.atomic import write_atomic
 from manifests.confine import category_folder
 from manifests.edits import Box
@@ -143,30 +144,18 @@ def _write_all(
     jobs: int,
     progress: Callable[[int, int], None] | None,
 ) -> list[tuple]:
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-
     for parent in sorted({Path(file).parent for unit in units for file in unit.files}):
         (tree / parent).mkdir(parents=True, exist_ok=True)
     total, done = sum(unit.n_images for unit in units), 0
     workers = min(jobs, max(len(units), 1))
-    write = delayed(partial(_write_unit, folder, tree))
+    write = partial(_write_unit, folder, tree)
     rows: list[tuple] = []
-    try:
-        results = Parallel(
-            n_jobs=workers,
-            backend="loky" if workers > 1 else "sequential",
-            return_as="generator",
-        )(write(unit) for unit in units)
+    with in_workers(write, units, workers=workers, in_order=True) as results:
         for unit, found in zip(units, results, strict=True):
             rows += found
             done += unit.n_images
             if progress is not None:
                 progress(done, total)
-    except BaseException:
-        if workers > 1:
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)
-        raise
     return rows
 
 

@@ -130,3 +130,7 @@ class DeviceError(CutswapError):
 
 class OutputError(CutswapError):
     """An output folder that cannot be written."""
+
+
+class WorkerError(CutswapError):
+    """A worker process that was ended before its work was done."""

@@ -1,0 +1,153 @@
+"""Worker processes: started, kept from Ctrl-C, and ended with whoever asked for them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+from manifests.errors import WorkerError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# As long as a person takes for the next command of a notebook.
+_IDLE_S = 300
+_WATCH_S = 0.1
+_FLUSH_S = 1.0
+# A worker never waits for its next item, and few are on their way when a run is interrupted.
+_SENT_PER_WORKER = 2
+# The workers are the parallelism: threads below them only fight over the cores.
+_ONE_THREAD = {
+    name: "1"
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    )
+}
+
+
+@contextmanager
+def in_workers(
+    make: Callable[[Item], Result], items: Iterable[Item], *, workers: int, in_order: bool = False
+) -> Iterator[Iterator[Result]]:
+    """Runs `make` on every item, in other processes where there are to be several.
+
+    Args:
+        make: with several workers it, the items and its results must survive pickling.
+        items: taken as they are needed.
+        workers: how many; one makes everything here, without a process.
+        in_order: yield the results in the order of the items and not as they are made.
+
+    Yields:
+        The results, or what `make` raised. When the body ends early, for an error or Ctrl-C, the
+        workers are killed: what they were writing stays unfinished.
+
+    Raises:
+        WorkerError: a worker was killed.
+    """
+    if workers == 1:
+        yield map(make, items)
+        return
+    from joblib.externals.loky import get_reusable_executor
+
+    executor = get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    sent: deque[Future] = deque()
+    try:
+        yield _results(executor, _Tied(make), items, sent, workers * _SENT_PER_WORKER, in_order)
+    except BaseException as error:
+        # loky's own thread dies of an item that is taken from it while it is about to be sent.
+        deadline = time.monotonic() + _FLUSH_S
+        while not all(future.running() or future.done() for future in sent):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        executor.shutdown(wait=True, kill_workers=True)
+        if isinstance(error, BrokenProcessPool):
+            raise WorkerError(
+                "a worker process was ended from outside",
+                hint="the system does that where memory runs out: run again with fewer --jobs",
+            ) from error
+        raise
+
+
+def _results(
+    executor: Executor,
+    call: Callable[[Item], Result],
+    items: Iterable[Item],
+    sent: deque[Future],
+    at_once: int,
+    in_order: bool,
+) -> Iterator[Result]:
+    """Sends `at_once` items ahead; `sent` holds those whose results are still to come."""
+    coming = iter(items)
+    while True:
+        for item in islice(coming, at_once - len(sent)):
+            # Any of them may be the one that starts the workers.
+            with _without_ctrl_c():
+                sent.append(executor.submit(call, item))
+        if not sent:
+            return
+        if in_order:
+            next_one = sent[0]
+        else:
+            next_one = wait(sent, return_when=FIRST_COMPLETED).done.pop()
+        result = next_one.result()
+        sent.remove(next_one)
+        yield result
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Blocks SIGINT for the threads and processes that are started meanwhile, for good.
+
+    A terminal sends it to all processes of a command. Workers would each print where they were,
+    in whatever they or joblib did just then; the process that asked for them ends them anyway.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Tied:
+    """A `make` for worker processes, which end when the process that asked them has ended.
+
+    A worker that lives on after a kill would go on writing into a folder that nobody holds any
+    more, at the side of the next run.
+    """
+
+    def __init__(self, make: Callable[[Item], Result]) -> None:
+        self.make = make
+        self.parent = os.getpid()
+
+    def __call__(self, item: Item) -> Result:
+        _end_with(self.parent)
+        return self.make(item)
+
+
+@functools.cache  # one thread per process
+def _end_with(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere a process does not learn that its parent has ended
+        threading.Thread(target=watch, daemon=True).start()

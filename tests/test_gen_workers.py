@@ -1,0 +1,133 @@
+"""Worker processes: results, errors, Ctrl-C."""
+
+import os
+import signal
+import threading
+import time
+import warnings
+
+import pytest
+
+from generator.workers import in_workers
+from manifests.errors import WorkerError
+
+posix = pytest.mark.skipif(
+    not hasattr(signal, "pthread_sigmask"), reason="needs signal masks, which only POSIX has"
+)
+
+
+def square(number):
+    return number * number
+
+
+def slow_first(number):
+    time.sleep(0.5 if number == 0 else 0)
+    return number
+
+
+def fail_at_two(number):
+    if number == 2:
+        raise ValueError("two")
+    return number
+
+
+def blocked_signals(_):
+    return os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def interrupt_itself(number):
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
+def kill_itself(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_item_has_its_result(workers):
+    with in_workers(square, range(7), workers=workers) as results:
+        assert sorted(results) == [0, 1, 4, 9, 16, 25, 36]
+
+
+def test_results_can_be_had_in_the_order_of_the_items():
+    with in_workers(slow_first, range(6), workers=2, in_order=True) as results:
+        assert list(results) == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_worker_is_this_process():
+    with in_workers(blocked_signals, [0], workers=1) as results:
+        assert [pid for pid, _ in results] == [os.getpid()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_comes_through_and_the_next_call_works(workers):
+    with pytest.raises(ValueError, match="two"):
+        with in_workers(fail_at_two, range(40), workers=workers) as results:
+            list(results)
+    with in_workers(square, range(3), workers=workers) as results:
+        assert sorted(results) == [0, 1, 4]
+
+
+def test_a_body_that_ends_early_says_nothing_and_kills_the_workers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(KeyboardInterrupt):
+            with in_workers(blocked_signals, range(200), workers=2) as results:
+                pid, _ = next(results)
+                raise KeyboardInterrupt
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+def test_an_abort_leaves_joblibs_thread_alive_however_short_the_work(recwarn):
+    # It failed with a KeyError where items were sent while the workers were being killed.
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            with in_workers(square, range(2000), workers=2) as results:
+                next(results)
+                raise KeyboardInterrupt
+    assert not [warning for warning in recwarn if "Thread" in str(warning.category)]
+
+
+@posix
+def test_a_worker_that_is_killed_is_an_error_with_a_way_out():
+    with pytest.raises(WorkerError, match="fewer --jobs"):
+        with in_workers(kill_itself, range(6), workers=2) as results:
+            list(results)
+    with in_workers(square, range(3), workers=2) as results:
+        assert sorted(results) == [0, 1, 4]
+
+
+@posix
+def test_workers_never_see_ctrl_c_and_this_process_does():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with in_workers(blocked_signals, range(4), workers=2) as results:
+        found = list(results)
+    assert all(pid != os.getpid() and signal.SIGINT in blocked for pid, blocked in found)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert signal.SIGINT not in before
+    with in_workers(interrupt_itself, range(4), workers=2) as results:
+        assert sorted(results) == [0, 1, 2, 3]
+
+
+@posix
+def test_workers_of_another_thread_do_not_see_it_either():
+    found = []
+
+    def work():
+        with in_workers(blocked_signals, range(4), workers=2) as results:
+            found.extend(results)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(found) == 4 and all(signal.SIGINT in blocked for _, blocked in found)
