@@ -27,16 +27,8 @@ _FLUSH_S = 1.0
 # A worker never waits for its next item, and few are on their way when a run is interrupted.
 _SENT_PER_WORKER = 2
 # The workers are the parallelism: threads below them only fight over the cores.
-_ONE_THREAD = {
-    name: "1"
-    for name in (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "BLIS_NUM_THREADS",
-        "VECLIB_MAXIMUM_THREADS",
-    )
-}
+_LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLIS")
+_ONE_THREAD = dict.fromkeys([f"{name}_NUM_THREADS" for name in _LIBRARIES], "1")
 
 
 @contextmanager
@@ -100,10 +92,7 @@ def _results(
                 sent.append(executor.submit(call, item))
         if not sent:
             return
-        if in_order:
-            next_one = sent[0]
-        else:
-            next_one = wait(sent, return_when=FIRST_COMPLETED).done.pop()
+        next_one = sent[0] if in_order else wait(sent, return_when=FIRST_COMPLETED).done.pop()
         result = next_one.result()
         sent.remove(next_one)
         yield result

@@ -64,9 +64,11 @@ def test_one_worker_is_this_process():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_comes_through_and_the_next_call_works(workers):
-    with pytest.raises(ValueError, match="two"):
-        with in_workers(fail_at_two, range(40), workers=workers) as results:
-            list(results)
+    with (
+        pytest.raises(ValueError, match="two"),
+        in_workers(fail_at_two, range(40), workers=workers) as results,
+    ):
+        list(results)
     with in_workers(square, range(3), workers=workers) as results:
         assert sorted(results) == [0, 1, 4]
 
@@ -74,10 +76,12 @@ def test_an_error_comes_through_and_the_next_call_works(workers):
 def test_a_body_that_ends_early_says_nothing_and_kills_the_workers():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(KeyboardInterrupt):
-            with in_workers(blocked_signals, range(200), workers=2) as results:
-                pid, _ = next(results)
-                raise KeyboardInterrupt
+        with (
+            pytest.raises(KeyboardInterrupt),
+            in_workers(blocked_signals, range(200), workers=2) as results,
+        ):
+            pid, _ = next(results)
+            raise KeyboardInterrupt
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -91,18 +95,22 @@ def test_a_body_that_ends_early_says_nothing_and_kills_the_workers():
 def test_an_abort_leaves_joblibs_thread_alive_however_short_the_work(recwarn):
     # It failed with a KeyError where items were sent while the workers were being killed.
     for _ in range(5):
-        with pytest.raises(KeyboardInterrupt):
-            with in_workers(square, range(2000), workers=2) as results:
-                next(results)
-                raise KeyboardInterrupt
+        with (
+            pytest.raises(KeyboardInterrupt),
+            in_workers(square, range(2000), workers=2) as results,
+        ):
+            next(results)
+            raise KeyboardInterrupt
     assert not [warning for warning in recwarn if "Thread" in str(warning.category)]
 
 
 @posix
 def test_a_worker_that_is_killed_is_an_error_with_a_way_out():
-    with pytest.raises(WorkerError, match="fewer --jobs"):
-        with in_workers(kill_itself, range(6), workers=2) as results:
-            list(results)
+    with (
+        pytest.raises(WorkerError, match="fewer --jobs"),
+        in_workers(kill_itself, range(6), workers=2) as results,
+    ):
+        list(results)
     with in_workers(square, range(3), workers=2) as results:
         assert sorted(results) == [0, 1, 4]
 
