@@ -54,7 +54,7 @@ def decode_and_write(category: Category, config: BuildConfig, built: Path, out: 
 
 def parts(category: Category, built: Path, scratch: Path) -> dict[str, float]:
     """CPU milliseconds per image of the steps of one replay, each by itself."""
-    recipe_path = scratch / "parts.recipe"
+    recipe_path = scratch / f"parts-{category.name}.recipe"
     with NegativeSet.open(built) as negative_set:
         write_recipe(recipe_path, negative_set)
     recipe = read_recipe(recipe_path)

@@ -16,6 +16,7 @@ from generator.replay_leftovers import same_replay, wanted_shards
 from generator.replay_unit import ReplayConfig, ReplayUnit, replay_unit
 from generator.set_summary import SetSummary
 from generator.source_index import find_sources
+from generator.workers import start_workers
 from manifests.confine import category_folder
 from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, DigestError, SetError
@@ -95,6 +96,7 @@ def replay_set(
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
+    start_workers(jobs, replay_unit)
     recipe = read_recipe(Path(recipe_path), expect=expect)
     store = _store(recipe, store)
     folder = category_folder(out, recipe.manifest.category, path=recipe_path)

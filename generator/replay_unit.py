@@ -118,9 +118,8 @@ def load_normal(row: RecipeNormal, path: Path, config: ReplayConfig) -> NormalRe
             others than the recorded ones and drift is not allowed.
     """
     data = read_bytes(path, max_pixels=config.max_pixels)
-    canvas, placement = fit_image(
-        decode_image(data, path=path, max_pixels=config.max_pixels), config.geometry
-    )
+    decoded = decode_image(data, path=path, max_pixels=config.max_pixels, repeat_grey=False)
+    canvas, placement = fit_image(decoded, config.geometry)
     digest, box = array_digest(canvas), placement.canvas_box
     if (digest, box) != (row.digest, row.canvas_box):
         # The file's digest is taken again only here: equal pixels say the same of it.

@@ -92,7 +92,7 @@ def scan_one(sample: Sample, geometry: Geometry, *, max_pixels: int) -> ScannedI
     """One image's identity, or the error that makes it unusable."""
     try:
         data = read_bytes(sample.path, max_pixels=max_pixels)
-        image = decode_image(data, path=sample.path, max_pixels=max_pixels)
+        image = decode_image(data, path=sample.path, max_pixels=max_pixels, repeat_grey=False)
         if int(image.max()) - int(image.min()) < MIN_GREY_RANGE:
             raise ImageError(
                 "constant image: swapping patches of it changes nothing",

@@ -189,7 +189,7 @@ def _load_again(
     data = read_bytes(image.path, max_pixels=max_pixels)
     if bytes_digest(data) != image.file_sha256:
         raise ImageError("changed while the set was built", path=image.path, hint="build again")
-    decoded = decode_image(data, path=image.path, max_pixels=max_pixels)
+    decoded = decode_image(data, path=image.path, max_pixels=max_pixels, repeat_grey=False)
     canvas, placement = fit_image(decoded, config.geometry)
     if array_digest(canvas) != image.digest:
         raise ImageError("decodes to other pixels than a moment ago", path=image.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import threading
@@ -53,9 +54,7 @@ def in_workers(
     if workers == 1:
         yield map(make, items)
         return
-    from joblib.externals.loky import get_reusable_executor
-
-    executor = get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    executor = _executor(workers)
     sent: deque[Future] = deque()
     try:
         yield _results(executor, _Tied(make), items, sent, workers * _SENT_PER_WORKER, in_order)
@@ -73,6 +72,29 @@ def in_workers(
                 hint="the system does that where memory runs out: run again with fewer --jobs",
             ) from error
         raise
+
+
+def start_workers(workers: int, make: Callable) -> None:
+    """Has workers import what `make` needs while this process does something else first.
+
+    Where one would be enough, this does nothing.
+    """
+    if workers > 1:
+        executor = _executor(workers)
+        with _without_ctrl_c():
+            for _ in range(workers):
+                executor.submit(_import, _Tied(make))
+
+
+def _import(tied: _Tied) -> None:
+    """Nothing is left to do for a worker that knows this function and its argument."""
+    _end_with(tied.parent)
+
+
+def _executor(workers: int) -> Executor:
+    from joblib.externals.loky import get_reusable_executor
+
+    return get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
 
 
 def _results(
@@ -131,12 +153,17 @@ class _Tied:
         return self.make(item)
 
 
-@functools.cache  # one thread per process
+@functools.cache  # once per process
 def _end_with(parent: int) -> None:
+    from joblib.externals.loky import process_executor
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH_S)
         os._exit(1)
 
+    # Workers that keep their freed memory grow by more than loky allows (300 MB), who would start
+    # them anew, with all their imports, and warn of a leak.
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
     if os.name == "posix":  # elsewhere a process does not learn that its parent has ended
         threading.Thread(target=watch, daemon=True).start()

@@ -46,6 +46,18 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def drop_from_memory(descriptor: int) -> None:
+    """Tell the system that a file's bytes, which are on the disk, need not stay in memory too.
+
+    A set is often larger than the memory. What is kept of it drives out the images that are still
+    to be read, and every page of it is one more to be fetched from the host of a virtual machine:
+    that made writing four times as long as the same pages used again.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # it is advice, and some file systems take none
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def output_error(path: Path, error: OSError, *, action: str = "written") -> OutputError:
     """What a user is told of an OSError while `path` was to be written (locked, ...)."""
     reason = error.strerror or str(error) or type(error).__name__

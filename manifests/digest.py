@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from os import PathLike
 
@@ -26,8 +27,13 @@ def array_digest(array: np.ndarray) -> str:
     `uint8 256 256 3`) followed by the values in C order, little endian. The header keeps arrays of
     equal bytes but other shapes apart.
     """
-    header = " ".join([array.dtype.name, *map(str, array.shape)]) + "\n"
+    header = " ".join([_name(array.dtype), *map(str, array.shape)]) + "\n"
     values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     hasher = hashlib.sha256(header.encode("ascii"))
     hasher.update(values.reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
+
+
+@functools.cache  # NumPy puts the name together anew each time, at the price of hashing 8 KB
+def _name(dtype: np.dtype) -> str:
+    return dtype.name

@@ -42,7 +42,8 @@ def _integer(value: object, name: str, low: int, high: int) -> int:
 def _integers(values: object, name: str, count: int, low: int, high: int) -> tuple[int, ...]:
     if not isinstance(values, tuple | list | np.ndarray) or len(values) != count:
         raise EditError(f"{name} is not a list of {count} integers", got=repr(values)[:80])
-    return tuple(_integer(value, name, low, high) for value in values)
+    # A list is quicker than a generator, and a set has some twenty of these for each negative.
+    return tuple([_integer(value, name, low, high) for value in values])
 
 
 def _flag(value: object, name: str) -> bool:

@@ -122,19 +122,20 @@ def fit_image(image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Placem
     results change between OpenCV versions.
 
     Args:
-        image: (H,W,3) uint8 RGB.
+        image: (H,W,3) uint8 RGB, or (H,W) uint8 grey, which gives the canvas that its three
+            channels would give.
         geometry: the canvas.
 
     Returns:
         The canvas (Hc,Wc,3) uint8, a new array, black outside `canvas_box`; and the placement.
 
     Raises:
-        ValueError: not an (H,W,3) uint8 array.
+        ValueError: not such an array.
 
     Source: ours.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected (H,W,3) uint8, got {image.shape} {image.dtype}")
+    if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
+        raise ValueError(f"expected (H,W,3) or (H,W) uint8, got {image.shape} {image.dtype}")
     placement = place(image.shape[0], image.shape[1], geometry)
     y, x, h, w = placement.canvas_box
     shown = _resized(_cut(image, placement.source_box), h, w)
@@ -257,10 +258,19 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # axes that shrink go first, alone.
     small_h, small_w = min(h, height), min(w, width)
     if (small_h, small_w) != (h, w):
+        # Averages are taken in floating point, whose rounding may depend on the channels' number.
+        image = repeated_grey(image) if image.ndim == 2 else image
         image = cv2.resize(image, (small_w, small_h), interpolation=cv2.INTER_AREA)
     if (small_h, small_w) != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
-    return image
+    return repeated_grey(image) if image.ndim == 2 else image
+
+
+def repeated_grey(grey: np.ndarray) -> np.ndarray:
+    """(H,W) uint8 as (H,W,3)."""
+    import cv2  # as above
+
+    return cv2.merge((grey, grey, grey))  # a quarter of the time of np.repeat
 
 
 def _nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from manifests.geometry import (
     fit_image,
     fit_mask,
     place,
+    repeated_grey,
     restore_map,
     restore_mask,
 )
@@ -81,15 +82,21 @@ def read_image(path: _PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.n
 
 
 def decode_image(
-    data: bytes, *, path: _PathLike, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    *,
+    path: _PathLike,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    repeat_grey: bool = True,
 ) -> np.ndarray:
-    """`read_image` on bytes already in memory; `path` only names them in errors."""
+    """`read_image` on bytes already in memory; `path` only names them in errors.
+
+    Without `repeat_grey` a grey image is (H,W) uint8: all that `fit_image` needs, in a third of
+    the time.
+    """
     values = decode_values(data, path=path, max_pixels=max_pixels)
     if values.dtype != np.uint8:
         values = (values >> 8).astype(np.uint8)
-    if values.ndim == 2:
-        values = np.repeat(values[:, :, None], 3, axis=2)
-    return values
+    return repeated_grey(values) if values.ndim == 2 and repeat_grey else values
 
 
 def read_mask(

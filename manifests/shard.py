@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from manifests.atomic import atomic_file
+from manifests.atomic import atomic_file, drop_from_memory
 from manifests.digest import bytes_digest, file_digest
 from manifests.edits import Edit, decode, render
 from manifests.errors import CutswapError, DigestError, EditError, SetError
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 _NOTHING: Mapping = MappingProxyType({})
-_COMPARED_BYTES = 1 << 20
+_COMPARED_BYTES = 1 << 18
 
 
 def write_shard(
@@ -105,8 +107,9 @@ def write_shard(
         unit_digest=unit_digest,
         environment=environment,
     )
-    digest = bytes_digest(data)
-    with atomic_file(path) as temporary:
+    # Hashed while the disk is waited for; the thread ends before the block does.
+    with atomic_file(path) as temporary, ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(bytes_digest, data)
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
@@ -121,17 +124,28 @@ def write_shard(
                 raise type(problem)(
                     problem.what, path=path, expected=problem.expected, got=problem.got
                 )
-            return shard.entry(digest, name=path.name)
+            return shard.entry(digest.result(), name=path.name)
 
 
 def _reads_back(path: Path, data: bytes) -> bool:
-    """Whether a file holds these bytes; comparing them costs a quarter of hashing them again."""
+    """Whether a file holds these bytes, in an eighth of the time of hashing them again."""
     with open(path, "rb") as file:
-        for start in range(0, len(data), _COMPARED_BYTES):
-            part = data[start : start + _COMPARED_BYTES]
-            if file.read(len(part)) != part:
-                return False
-        return not file.read(1)
+        if os.fstat(file.fileno()).st_size != len(data):
+            return False
+        # Mapped and not read: copying the bytes out would cost twice as much as comparing them.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            is_same = _is_equal(np.frombuffer(mapped, np.uint8), np.frombuffer(data, np.uint8))
+        drop_from_memory(file.fileno())
+        return is_same
+
+
+def _is_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Of two flat arrays of one length; in parts, whose comparison stays in the cache."""
+    parts = range(0, len(one), _COMPARED_BYTES)
+    return all(
+        np.array_equal(one[start : start + _COMPARED_BYTES], other[start : start + _COMPARED_BYTES])
+        for start in parts
+    )
 
 
 def shard_entry(path: Path) -> ShardEntry:

@@ -67,16 +67,15 @@ class StrictFile:
             raise SetError(f"{group.name} lacks {', '.join(sorted(missing))}")
         if unknown:
             raise SetError(f"{group.name} has unknown members {ascii(sorted(unknown))[:120]}")
-        children = {}
+        children, links = {}, group.id.links
         for name in names:
             # Asked before the member is opened: opening a link is what reaches outside the file.
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise SetError(f"{group.name}: {name} is a link", got=type(link).__name__)
+            if links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+                raise SetError(f"{group.name}: {name} is a link")
             child = group[name]
             if not isinstance(child, kind):
                 raise SetError(f"{child.name} is not a {kind.__name__.lower()}")
-            if len(child.attrs):
+            if h5py.h5a.get_num_attrs(child.id):
                 raise SetError(f"{child.name} has attributes, which this format does not use")
             children[name] = child
         return children

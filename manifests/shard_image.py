@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import h5py
 import numpy as np
@@ -69,7 +69,8 @@ def shard_image(
 
 
 def _write_normals(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
-    _write_rows(group, "image", [row.image for row in normals])
+    images = [row.image for row in normals]
+    _write_rows(group, "image", len(images), images, images[0].shape)
     _write(group, "digest", _digests(row.digest for row in normals))
     _write(group, "file_sha256", _digests(row.file_sha256 for row in normals))
     _write(group, "canvas_box", np.array([row.canvas_box for row in normals], dtype="<i4"))
@@ -79,7 +80,8 @@ def _write_normals(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
 def _write_saliency(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
     for level in sorted(normals[0].saliency):
         below = group.create_group(f"level_{level}", track_times=False)
-        _write_rows(below, "map", [row.saliency[level] for row in normals])
+        maps = [row.saliency[level] for row in normals]
+        _write_rows(below, "map", len(maps), maps, maps[0].shape)
         count = max(len(row.centres[level]) for row in normals)
         # A map with fewer grey values than clusters has fewer centres; NaN fills the rest.
         centre = np.full((len(normals), count), np.nan, dtype="<f4")
@@ -107,15 +109,17 @@ def _write_negatives(
     _write(group, "edits_data", np.frombuffer(b"".join(blobs), dtype=np.uint8))
     _write(group, "edits_offset", np.cumsum([0, *map(len, blobs)], dtype="<u8"))
     if store == "pixels":
-        images = [row.image for row in negatives]
-        masks = [row.mask.astype(np.uint8) * np.uint8(255) for row in negatives]
-        _write_rows(group, "image", images, (height, width, 3))
-        _write_rows(group, "mask", masks, (height, width), deflate=True)
+        count = len(negatives)
+        images = (row.image for row in negatives)
+        masks = (row.mask.view(np.uint8) * np.uint8(255) for row in negatives)
+        _write_rows(group, "image", count, images, (height, width, 3))
+        _write_rows(group, "mask", count, masks, (height, width), deflate=True)
 
 
 def _write_donors(group: h5py.Group, donors: Mapping[str, np.ndarray]) -> None:
     names = sorted(donors)
-    _write_rows(group, "image", [donors[name] for name in names])
+    images = [donors[name] for name in names]
+    _write_rows(group, "image", len(images), images, images[0].shape)
     _write(group, "digest", _digests(names))
 
 
@@ -138,20 +142,20 @@ def _write_text(group: h5py.Group, name: str, texts: Sequence[str], encoding: st
 def _write_rows(
     group: h5py.Group,
     name: str,
-    rows: Sequence[np.ndarray],
-    row_shape: tuple[int, ...] | None = None,
+    count: int,
+    rows: Iterable[np.ndarray],
+    row_shape: tuple[int, ...],
     *,
     deflate: bool = False,
 ) -> None:
     """A data set of one chunk per row, so that a reader fetches exactly the row it wants."""
-    row_shape = rows[0].shape if row_shape is None else row_shape
-    if not rows:
+    if not count:
         # HDF5 has no chunks in an empty data set of fixed size.
         group.create_dataset(name, (0, *row_shape), dtype="u1", track_times=False)
         return
     dataset = group.create_dataset(
         name,
-        (len(rows), *row_shape),
+        (count, *row_shape),
         dtype="u1",
         chunks=(1, *row_shape),
         compression="gzip" if deflate else None,

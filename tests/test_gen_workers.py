@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from generator.workers import in_workers
+from generator.workers import in_workers, start_workers
 from manifests.errors import WorkerError
 
 posix = pytest.mark.skipif(
@@ -44,6 +44,15 @@ def kill_itself(number):
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+_kept = []
+
+
+def grow(number):
+    _kept.append(bytearray(150_000_000))
+    time.sleep(0.6)
+    return os.getpid()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -113,6 +122,17 @@ def test_a_worker_that_is_killed_is_an_error_with_a_way_out():
         list(results)
     with in_workers(square, range(3), workers=2) as results:
         assert sorted(results) == [0, 1, 4]
+
+
+def test_workers_that_grow_are_neither_ended_nor_reported():
+    # loky checks once a second, and only where psutil is installed.
+    start_workers(2, square)
+    # Recorded and not raised: an error in loky's thread is a run that never ends.
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with in_workers(grow, range(8), workers=2) as results:
+            pids = set(results)
+    assert not seen and len(pids) == 2
 
 
 @posix

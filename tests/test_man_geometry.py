@@ -205,11 +205,30 @@ def test_fitting_leaves_the_image_alone_and_never_shares_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((40, 40), np.uint8), np.zeros((40, 40, 4), np.uint8), np.zeros((40, 40, 3))]
+    "image",
+    [
+        np.zeros(40, np.uint8),
+        np.zeros((40, 40, 1), np.uint8),
+        np.zeros((40, 40, 4), np.uint8),
+        np.zeros((1, 40, 40, 3), np.uint8),
+        np.zeros((40, 40, 3)),
+        np.zeros((40, 40)),
+    ],
 )
 def test_fitting_something_else_is_refused(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected \(H,W,3\) uint8"):
+    with pytest.raises(ValueError, match=r"expected \(H,W,3\) or \(H,W\) uint8"):
         fit_image(image, Geometry())
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("canvas", [(64, 64), (40, 90), (32, 200), (333, 77)])
+def test_a_grey_image_is_fitted_as_its_three_channels_are(fit: str, canvas: tuple) -> None:
+    grey = noise(61, 90)[:, :, 0]
+    geometry = Geometry(*canvas, fit=fit)
+    fitted, placement = fit_image(grey, geometry)
+    expected, same = fit_image(np.repeat(grey[:, :, None], 3, axis=2), geometry)
+    np.testing.assert_array_equal(fitted, expected)
+    assert placement == same
 
 
 def test_letterbox_pads_with_black_and_shows_everything() -> None:
