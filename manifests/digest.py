@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from os import PathLike
 
 import numpy as np
@@ -12,6 +13,14 @@ import numpy as np
 def bytes_digest(data: bytes | bytearray | memoryview) -> str:
     """SHA-256 of `data` as hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def pieces_digest(pieces: Iterable[bytes | bytearray | memoryview]) -> str:
+    """SHA-256 of pieces that follow each other as hex."""
+    hasher = hashlib.sha256()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def file_digest(path: str | PathLike[str]) -> str:

@@ -15,6 +15,7 @@ from manifests.errors import SetError
 from manifests.shard_index import ReadAt, Rows
 
 _MAX_MEMBERS = 256
+_IDS = {h5py.Dataset: h5py.h5d.DatasetID, h5py.Group: h5py.h5g.GroupID}
 
 
 class StrictFile:
@@ -72,9 +73,10 @@ class StrictFile:
             # Asked before the member is opened: opening a link is what reaches outside the file.
             if links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
                 raise SetError(f"{group.name}: {name} is a link")
-            child = group[name]
-            if not isinstance(child, kind):
-                raise SetError(f"{child.name} is not a {kind.__name__.lower()}")
+            member = h5py.h5o.open(group.id, name.encode())
+            if not isinstance(member, _IDS[kind]):
+                raise SetError(f"{group.name}: {name} is not a {kind.__name__.lower()}")
+            child = kind(member)
             if h5py.h5a.get_num_attrs(child.id):
                 raise SetError(f"{child.name} has attributes, which this format does not use")
             children[name] = child

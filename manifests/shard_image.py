@@ -1,9 +1,10 @@
-"""A shard's bytes: records laid out as HDF5, in memory, the same bytes for the same records."""
+"""A shard's bytes: records laid out as HDF5, the same bytes for the same records."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 
 import h5py
 import numpy as np
@@ -16,11 +17,13 @@ from manifests.shard_records import (
     content_digest,
     saliency_digest,
 )
+from manifests.sparse_file import SparseFile
 from manifests.strict_json import dump_json
 
 # One fixed file format: superblock 3, readable by HDF5 1.10 and later, metadata checksummed.
 _LIBVER = ("v110", "v110")
 _MASK_DEFLATE_LEVEL = 1
+Placed = tuple[int, memoryview]  # where in the file a row lies, and its bytes
 
 
 def shard_image(
@@ -31,11 +34,13 @@ def shard_image(
     store: str,
     unit_digest: str,
     environment: Mapping[str, str],
-) -> bytes:
-    """The bytes of a shard file.
+) -> list[memoryview]:
+    """The bytes of a shard file, in pieces that follow each other.
 
-    The file is built in memory, so that a full disk is an OSError of one plain write and not a
-    half-flushed HDF5 library. Nothing in it depends on the time, the path or the process.
+    HDF5 lays the file out in memory, so that a full disk is an OSError of a plain write and not a
+    half-flushed HDF5 library. It only makes room for images: their pieces are the records' own
+    arrays, which saves two copies of all pixels. Nothing depends on the time, the path or the
+    process.
 
     Args:
         normals, negatives: checked records; the negatives carry pixels where `store` is "pixels".
@@ -55,26 +60,39 @@ def shard_image(
         "saliency_digest": np.bytes_(saliency_digest(normals).encode("ascii")),
         "environment": np.bytes_(dump_json(dict(environment))),
     }
-    with h5py.File("shard", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+    sketch, images = SparseFile(), []
+    with h5py.File(sketch, "w", libver=_LIBVER) as file:
         for name, value in attributes.items():
             file.attrs.create(name, value)
-        _write_normals(file.create_group("normals"), normals)
+        images += _write_normals(file.create_group("normals"), normals)
         if normals[0].saliency:
             _write_saliency(file.create_group("saliency"), normals)
-        _write_negatives(file.create_group("negatives"), negatives, store, height, width)
+        negative_group = file.create_group("negatives")
+        _write_negatives(negative_group, negatives)
+        if store == "pixels":
+            images += _write_pixels(negative_group, negatives, (height, width))
         if donors:
-            _write_donors(file.create_group("donors"), donors)
-        file.flush()
-        return file.id.get_file_image()
+            images += _write_donors(file.create_group("donors"), donors)
+    return _pieces(sketch, images)
 
 
-def _write_normals(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
-    images = [row.image for row in normals]
-    _write_rows(group, "image", len(images), images, images[0].shape)
+def _pieces(sketch: SparseFile, images: Sequence[Placed]) -> list[memoryview]:
+    pieces, end = [], 0
+    for offset, image in sorted(images, key=itemgetter(0)):
+        if offset > end:
+            pieces.append(memoryview(sketch.read_at(end, offset - end)))
+        pieces.append(image)
+        end = offset + len(image)
+    return [*pieces, memoryview(sketch.read_at(end, sketch.size - end))]
+
+
+def _write_normals(group: h5py.Group, normals: Sequence[NormalRecord]) -> list[Placed]:
+    images = _place_images(group, [row.image for row in normals])
     _write(group, "digest", _digests(row.digest for row in normals))
     _write(group, "file_sha256", _digests(row.file_sha256 for row in normals))
     _write(group, "canvas_box", np.array([row.canvas_box for row in normals], dtype="<i4"))
     _write_text(group, "source", [row.source for row in normals], "utf-8")
+    return images
 
 
 def _write_saliency(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
@@ -90,9 +108,7 @@ def _write_saliency(group: h5py.Group, normals: Sequence[NormalRecord]) -> None:
         _write(below, "centre", centre)
 
 
-def _write_negatives(
-    group: h5py.Group, negatives: Sequence[NegativeRecord], store: str, height: int, width: int
-) -> None:
+def _write_negatives(group: h5py.Group, negatives: Sequence[NegativeRecord]) -> None:
     def column(name: str, dtype: str) -> None:
         _write(group, name, np.array([getattr(row, name) for row in negatives], dtype=dtype))
 
@@ -108,19 +124,27 @@ def _write_negatives(
     blobs = [encode(row.edits) for row in negatives]
     _write(group, "edits_data", np.frombuffer(b"".join(blobs), dtype=np.uint8))
     _write(group, "edits_offset", np.cumsum([0, *map(len, blobs)], dtype="<u8"))
-    if store == "pixels":
-        count = len(negatives)
-        images = (row.image for row in negatives)
-        masks = (row.mask.view(np.uint8) * np.uint8(255) for row in negatives)
-        _write_rows(group, "image", count, images, (height, width, 3))
-        _write_rows(group, "mask", count, masks, (height, width), deflate=True)
 
 
-def _write_donors(group: h5py.Group, donors: Mapping[str, np.ndarray]) -> None:
+def _write_pixels(
+    group: h5py.Group, negatives: Sequence[NegativeRecord], sides: tuple[int, int]
+) -> list[Placed]:
+    if not negatives:
+        # HDF5 has no chunks in an empty data set of fixed size.
+        for name, shape in (("image", (0, *sides, 3)), ("mask", (0, *sides))):
+            group.create_dataset(name, shape, dtype="u1", track_times=False)
+        return []
+    images = _place_images(group, [row.image for row in negatives])
+    masks = (row.mask.view(np.uint8) * np.uint8(255) for row in negatives)
+    _write_rows(group, "mask", len(negatives), masks, sides, deflate=True)
+    return images
+
+
+def _write_donors(group: h5py.Group, donors: Mapping[str, np.ndarray]) -> list[Placed]:
     names = sorted(donors)
-    images = [donors[name] for name in names]
-    _write_rows(group, "image", len(images), images, images[0].shape)
+    images = _place_images(group, [donors[name] for name in names])
     _write(group, "digest", _digests(names))
+    return images
 
 
 def _digests(digests) -> np.ndarray:
@@ -149,10 +173,6 @@ def _write_rows(
     deflate: bool = False,
 ) -> None:
     """A data set of one chunk per row, so that a reader fetches exactly the row it wants."""
-    if not count:
-        # HDF5 has no chunks in an empty data set of fixed size.
-        group.create_dataset(name, (0, *row_shape), dtype="u1", track_times=False)
-        return
     dataset = group.create_dataset(
         name,
         (count, *row_shape),
@@ -168,3 +188,21 @@ def _write_rows(
         if deflate:
             data = zlib.compress(data, _MASK_DEFLATE_LEVEL)
         dataset.id.write_direct_chunk((index, *rest), data)
+
+
+def _place_images(group: h5py.Group, rows: Sequence[np.ndarray]) -> list[Placed]:
+    """Has HDF5 make room for a data set `image` of one chunk per row, and puts nothing there."""
+    shape = (len(rows), *rows[0].shape)
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_chunk((1, *shape[1:]))
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)
+    space = h5py.h5s.create_simple(shape)
+    dataset = h5py.h5d.create(group.id, b"image", h5py.h5t.STD_U8LE, space, layout)
+    offsets = {}
+    dataset.chunk_iter(lambda chunk: offsets.update({chunk.chunk_offset[0]: chunk.byte_offset}))
+    return [
+        (offsets[index], memoryview(np.ascontiguousarray(row).reshape(-1)))
+        for index, row in enumerate(rows)
+    ]

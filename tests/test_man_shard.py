@@ -20,6 +20,7 @@ from manifests.edits import Copy, canonical, decode, encode
 from manifests.errors import CutswapError, DigestError, EditError, OutputError, SetError
 from manifests.schema import FALLBACKS
 from manifests.shard import NormalRecord, Shard, negative_digest, shard_entry, write_shard
+from manifests.shard_image import shard_image
 from reference import small_sets
 from reference.small_sets import H, W, read_everything, records
 
@@ -319,6 +320,30 @@ def test_a_failing_disk_leaves_what_was_there(tmp_path, path, monkeypatch, call,
     assert str(path) in str(caught.value)
     monkeypatch.undo()
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+
+
+def test_pixels_are_not_copied_on_their_way_to_the_file(path):
+    normals, negatives, donors = records()
+    options = {"donors": donors, "store": "pixels", "unit_digest": UNIT}
+    pieces = shard_image(normals, negatives, environment={}, **options)
+    views = [np.frombuffer(piece, np.uint8) for piece in pieces]
+    for image in (*(row.image for row in (*normals, *negatives)), *donors.values()):
+        assert sum(np.shares_memory(view, image) for view in views) == 1
+    write(path)
+    assert b"".join(pieces) == path.read_bytes()
+
+
+def test_rows_that_lie_otherwise_in_memory_are_written_alike(tmp_path, path):
+    write(path)
+    normals, negatives, donors = records()
+    normals = [replace(row, image=np.asfortranarray(row.image)) for row in normals]
+    negatives = [
+        replace(row, image=np.asfortranarray(row.image), mask=np.asfortranarray(row.mask))
+        for row in negatives
+    ]
+    other = tmp_path / "shard-00001.h5"
+    write_shard(other, normals, negatives, donors=donors, store="pixels", unit_digest=UNIT)
+    assert other.read_bytes() == path.read_bytes()
 
 
 def test_bytes_the_disk_changed_are_noticed_before_the_shard_has_its_name(
