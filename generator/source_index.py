@@ -64,7 +64,8 @@ def find_sources(
         what = "not a folder" if data.exists() else "no such folder"
         raise DataError(what, path=data, expected="the folder of the recipe's images")
     roots = [data, *(one for one in subfolders(data) if slugify(one.name) == category)]
-    recorded = {row.digest: _recorded_paths(roots, row.source) for row in normals}
+    places = [(root, root.resolve()) for root in roots]
+    recorded = {row.digest: _recorded_paths(places, row.source) for row in normals}
     index = _Index({row.file_sha256 for row in normals}, max_pixels, jobs, progress)
     index.add(path for paths in recorded.values() for path in paths)
     if not index.is_complete:
@@ -85,9 +86,9 @@ def find_sources(
     return FoundSources(index.paths, moved)
 
 
-def _recorded_paths(roots: Iterable[Path], source: str) -> list[Path]:
-    """The files at a recorded path, which must not lead out of its root."""
-    paths = (confined_path(root, source) for root in roots)
+def _recorded_paths(places: Iterable[tuple[Path, Path]], source: str) -> list[Path]:
+    """The files at a recorded path below roots, given as they are and resolved."""
+    paths = (confined_path(root, source, base=base) for root, base in places)
     return [path for path in paths if path is not None and path.is_file()]
 
 

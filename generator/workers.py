@@ -74,6 +74,9 @@ def in_workers(
         raise
 
 
+_executors: set[Executor] = set()
+
+
 def start_workers(workers: int, make: Callable) -> None:
     """Has workers import what `make` needs while this process does something else first.
 
@@ -86,6 +89,12 @@ def start_workers(workers: int, make: Callable) -> None:
                 executor.submit(_import, _Tied(make))
 
 
+def end_workers() -> None:
+    """Ends workers that have nothing left to do, at once: a command need not wait for them."""
+    while _executors:
+        _executors.pop().shutdown(wait=True, kill_workers=True)
+
+
 def _import(tied: _Tied) -> None:
     """Nothing is left to do for a worker that knows this function and its argument."""
     _end_with(tied.parent)
@@ -94,7 +103,9 @@ def _import(tied: _Tied) -> None:
 def _executor(workers: int) -> Executor:
     from joblib.externals.loky import get_reusable_executor
 
-    return get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    executor = get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    _executors.add(executor)
+    return executor
 
 
 def _results(

@@ -17,7 +17,11 @@ _NOT_ON_WINDOWS = re.compile(r'[\\:<>"|?*\x00-\x1f]')
 
 
 def confined_path(
-    root: str | os.PathLike[str], source: str, *, windows: bool = os.name == "nt"
+    root: str | os.PathLike[str],
+    source: str,
+    *,
+    windows: bool = os.name == "nt",
+    base: Path | None = None,
 ) -> Path | None:
     """Where `source` lies below `root`, or None where it does not surely lie there.
 
@@ -28,6 +32,7 @@ def confined_path(
         root: a folder of the user's own.
         source: from a manifest, a shard or a recipe: a relative path with `/`.
         windows: whether Windows' rules for names hold as well.
+        base: `root.resolve()`, for callers with many sources below one root.
 
     Source: ours.
     """
@@ -37,7 +42,8 @@ def confined_path(
         return None
     path = Path(root) / source
     try:
-        base, target = Path(root).resolve(), path.resolve()
+        base = Path(root).resolve() if base is None else base
+        target = path.resolve()
     except (OSError, RuntimeError, ValueError):  # links in a circle, names that are too long
         return None
     return path if base in target.parents else None

@@ -122,8 +122,7 @@ def fit_image(image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Placem
     results change between OpenCV versions.
 
     Args:
-        image: (H,W,3) uint8 RGB, or (H,W) uint8 grey, which gives the canvas that its three
-            channels would give.
+        image: (H,W,3) uint8 RGB, or (H,W) uint8 grey, which is repeated after it was resized.
         geometry: the canvas.
 
     Returns:
@@ -139,6 +138,9 @@ def fit_image(image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Placem
     placement = place(image.shape[0], image.shape[1], geometry)
     y, x, h, w = placement.canvas_box
     shown = _resized(_cut(image, placement.source_box), h, w)
+    # Without a base it is no part of `image`, but was made by resizing: nobody else has it.
+    if shown.shape == (geometry.height, geometry.width, 3) and shown.base is None:
+        return shown, placement
     canvas = np.zeros((geometry.height, geometry.width, 3), np.uint8)
     canvas[y : y + h, x : x + w] = shown
     return canvas, placement
@@ -258,8 +260,6 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # axes that shrink go first, alone.
     small_h, small_w = min(h, height), min(w, width)
     if (small_h, small_w) != (h, w):
-        # Averages are taken in floating point, whose rounding may depend on the channels' number.
-        image = repeated_grey(image) if image.ndim == 2 else image
         image = cv2.resize(image, (small_w, small_h), interpolation=cv2.INTER_AREA)
     if (small_h, small_w) != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
