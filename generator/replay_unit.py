@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from manifests.allocator import keep_freed_memory
-from manifests.digest import array_digest, bytes_digest
+from manifests.digest import PrefixDigest, bytes_digest
 from manifests.edits import Blend, Edit, decode, render
 from manifests.errors import DigestError, ImageError
 from manifests.geometry import Geometry
 from manifests.images import decode_image, fit_image, read_bytes
 from manifests.recipe import RecipeDonor, RecipeNegative, RecipeNormal
 from manifests.schema import ShardEntry
-from manifests.shard import NegativeRecord, NormalRecord, negative_digest, write_shard
+from manifests.shard import NegativeRecord, NormalRecord, write_shard
+from manifests.shard_records import edited_digest
 from manifests.versions import decoder_in_words, decoder_versions
 
 
@@ -82,20 +83,20 @@ def replay_unit(unit: ReplayUnit, *, folder: Path, config: ReplayConfig) -> Shar
     keep_freed_memory()
     # The workers are the parallelism; a second layer inside OpenCV only fights over the cores.
     cv2.setNumThreads(1)
-    normals = [load_normal(row, unit.paths[row.digest], config) for row in unit.normals]
-    lenders = [load_normal(row, unit.paths[row.digest], config) for row in unit.lenders]
     rows = (*unit.normals, *unit.lenders)
-    new_digests = {
-        row.digest: record.digest for row, record in zip(rows, (*normals, *lenders), strict=True)
-    }
-    images = {record.digest: record.image for record in (*normals, *lenders)}
+    loaded = [load_normal(row, unit.paths[row.digest], config) for row in rows]
+    records = [record for record, _ in loaded]
+    new_digests = {row.digest: record.digest for row, record in zip(rows, records, strict=True)}
+    images = {record.digest: record.image for record in records}
     images |= {donor.digest: donor.image() for donor in unit.donors}
+    normals = records[: len(unit.normals)]
     negatives = [
-        _rendered(row, normals, images, new_digests, unit, config) for row in unit.negatives
+        _rendered(row, *loaded[row.normal], images, new_digests, unit, config)
+        for row in unit.negatives
     ]
     is_drifted = any(
         (record.digest, record.canvas_box) != (row.digest, row.canvas_box)
-        for row, record in zip(rows, (*normals, *lenders), strict=True)
+        for row, record in zip(rows, records, strict=True)
     )
     return write_shard(
         folder / unit.name,
@@ -110,8 +111,10 @@ def replay_unit(unit: ReplayUnit, *, folder: Path, config: ReplayConfig) -> Shar
     )
 
 
-def load_normal(row: RecipeNormal, path: Path, config: ReplayConfig) -> NormalRecord:
-    """The normal as it is here.
+def load_normal(
+    row: RecipeNormal, path: Path, config: ReplayConfig
+) -> tuple[NormalRecord, PrefixDigest]:
+    """The normal as it is here, and its image's digest for all that is rendered from it.
 
     Raises:
         ImageError: the file cannot be used or has changed since it was found, or its pixels are
@@ -120,14 +123,14 @@ def load_normal(row: RecipeNormal, path: Path, config: ReplayConfig) -> NormalRe
     data = read_bytes(path, max_pixels=config.max_pixels)
     decoded = decode_image(data, path=path, max_pixels=config.max_pixels, repeat_grey=False)
     canvas, placement = fit_image(decoded, config.geometry)
-    digest, box = array_digest(canvas), placement.canvas_box
-    if (digest, box) != (row.digest, row.canvas_box):
+    digest, box = PrefixDigest(canvas), placement.canvas_box
+    if (digest.digest, box) != (row.digest, row.canvas_box):
         # The file's digest is taken again only here: equal pixels say the same of it.
         if bytes_digest(data) != row.file_sha256:
             raise ImageError("changed while the set was replayed", path=path, hint="replay again")
         if not config.allow_drift:
             raise _drift(path, config)
-    return NormalRecord(canvas, digest, row.source, row.file_sha256, box)
+    return NormalRecord(canvas, digest.digest, row.source, row.file_sha256, box), digest
 
 
 def _drift(path: Path, config: ReplayConfig) -> ImageError:
@@ -147,7 +150,8 @@ def _drift(path: Path, config: ReplayConfig) -> ImageError:
 
 def _rendered(
     row: RecipeNegative,
-    normals: list[NormalRecord],
+    normal: NormalRecord,
+    normal_digest: PrefixDigest,
     images: Mapping[str, np.ndarray],
     new_digests: Mapping[str, str],
     unit: ReplayUnit,
@@ -156,8 +160,8 @@ def _rendered(
     edits = decode(row.edits_json, config.geometry.height, config.geometry.width)
     if any(new_digests.get(donor, donor) != donor for donor in row.donors):
         edits = tuple(_lent(edit, new_digests) for edit in edits)
-    image, mask = render(normals[row.normal].image, edits, images)
-    digest = negative_digest(image, mask)
+    image, mask = render(normal.image, edits, images)
+    digest = edited_digest(image, mask, normal_digest)
     if digest != row.digest:
         sources = {unit.normals[row.normal].digest, *row.donors}
         if all(new_digests.get(source, source) == source for source in sources):
