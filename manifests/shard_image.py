@@ -83,7 +83,9 @@ def _pieces(sketch: SparseFile, images: Sequence[Placed]) -> list[memoryview]:
             pieces.append(memoryview(sketch.read_at(end, offset - end)))
         pieces.append(image)
         end = offset + len(image)
-    return [*pieces, memoryview(sketch.read_at(end, sketch.size - end))]
+    if sketch.size > end:
+        pieces.append(memoryview(sketch.read_at(end, sketch.size - end)))
+    return pieces
 
 
 def _write_normals(group: h5py.Group, normals: Sequence[NormalRecord]) -> list[Placed]:

@@ -93,7 +93,7 @@ def plot_curve(path: Path, plan: Plan, outcome: TableOutcome, *, title: str) -> 
         path,
         xs,
         {metric: [row.estimates.get(metric) for _, row in points] for metric in table.metrics},
-        title=f"{table.title}: {title}",
+        title=f"{table.title} – {title}",
         x_label=f"--{table.curve.replace('_', '-')}",
         is_log=is_number and xs[0] > 0 and xs[-1] >= _LOG_FROM * xs[0],
         reference=reference,
@@ -198,7 +198,7 @@ def _section(out: Path, plan: Plan, outcome: TableOutcome) -> list[str]:
         out / "plots" / f"{stem}.png",
         outcome.rows,
         table.metrics,
-        title=f"{table.title}: {title}",
+        title=f"{table.title} – {title}",
         baseline=baseline,
     )
     if plot_curve(out / "plots" / f"{stem}-curve.png", plan, outcome, title=title):
