@@ -11,6 +11,7 @@ import numpy as np
 
 from manifests.digest import bytes_digest
 from manifests.errors import BadImages, CutswapError
+from manifests.geometry import repeated_grey
 from manifests.images import Geometry, Placement, decode_image, fit_image, read_bytes
 
 
@@ -103,8 +104,9 @@ class ImageStream:
             digest = bytes_digest(data)
             if digest in self.exclude:
                 return None
-            original = decode_image(data, path=path, max_pixels=self.max_pixels)
-            canvas, placement = fit_image(original, self.geometry)
+            decoded = decode_image(data, path=path, max_pixels=self.max_pixels, repeat_grey=False)
+            # As a training image is: a grey one in one channel.
+            canvas, placement = fit_image(decoded, self.geometry)
         except CutswapError as error:
             return error
         return LoadedImage(
@@ -112,6 +114,10 @@ class ImageStream:
             path=path,
             canvas=canvas,
             placement=placement,
-            original=original if self.keep_originals else None,
+            original=_as_rgb(decoded) if self.keep_originals else None,
             file_sha256=digest,
         )
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    return repeated_grey(image) if image.ndim == 2 else image

@@ -96,10 +96,12 @@ def replay_set(
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
-    start_workers(jobs, replay_unit)
     recipe = read_recipe(Path(recipe_path), expect=expect)
     store = _store(recipe, store)
     folder = category_folder(out, recipe.manifest.category, path=recipe_path)
+    is_there = not overwrite and (folder / MANIFEST_NAME).exists()
+    if not is_there:
+        start_workers(min(jobs, len(recipe.shards)), replay_unit)
     normals = [row for shard in recipe.shards for row in shard.normals]
     found = find_sources(
         normals,

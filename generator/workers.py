@@ -10,10 +10,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from manifests.errors import WorkerError
@@ -28,8 +28,8 @@ _FLUSH_S = 1.0
 # A worker never waits for its next item, and few are on their way when a run is interrupted.
 _SENT_PER_WORKER = 2
 # The workers are the parallelism: threads below them only fight over the cores.
-_LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLIS")
-_ONE_THREAD = dict.fromkeys([f"{name}_NUM_THREADS" for name in _LIBRARIES], "1")
+_LIBRARIES = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM")
+_ONE_THREAD = dict.fromkeys([f"{name}_THREADS" for name in _LIBRARIES], "1")
 
 
 @contextmanager
@@ -45,8 +45,8 @@ def in_workers(
         in_order: yield the results in the order of the items and not as they are made.
 
     Yields:
-        The results, or what `make` raised. When the body ends early, for an error or Ctrl-C, the
-        workers are killed: what they were writing stays unfinished.
+        The results, or what `make` raised. When the body raises, Ctrl-C included, the workers are
+        killed: what they were writing stays unfinished.
 
     Raises:
         WorkerError: a worker was killed.
@@ -54,27 +54,24 @@ def in_workers(
     if workers == 1:
         yield map(make, items)
         return
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     executor = _executor(workers)
     sent: deque[Future] = deque()
     try:
         yield _results(executor, _Tied(make), items, sent, workers * _SENT_PER_WORKER, in_order)
     except BaseException as error:
-        # loky's own thread dies of an item that is taken from it while it is about to be sent.
-        deadline = time.monotonic() + _FLUSH_S
-        while not all(future.running() or future.done() for future in sent):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.001)
-        executor.shutdown(wait=True, kill_workers=True)
-        if isinstance(error, BrokenProcessPool):
+        try:
+            _wait_until_sent(sent)
+        finally:
+            executor.shutdown(wait=True, kill_workers=True)
+        if isinstance(error, TerminatedWorkerError):
             raise WorkerError(
                 "a worker process was ended from outside",
-                hint="the system does that where memory runs out: run again with fewer --jobs",
+                hint="most often that is the system, where memory runs out: run again with fewer "
+                "--jobs",
             ) from error
         raise
-
-
-_executors: set[Executor] = set()
 
 
 def start_workers(workers: int, make: Callable) -> None:
@@ -84,15 +81,18 @@ def start_workers(workers: int, make: Callable) -> None:
     """
     if workers > 1:
         executor = _executor(workers)
-        with _without_ctrl_c():
-            for _ in range(workers):
-                executor.submit(_import, _Tied(make))
+        for _ in range(workers):
+            _apart(lambda: _importing.append(executor.submit(_import, _Tied(make))))
 
 
 def end_workers() -> None:
     """Ends workers that have nothing left to do, at once: a command need not wait for them."""
     while _executors:
         _executors.pop().shutdown(wait=True, kill_workers=True)
+
+
+_executors: set[Executor] = set()
+_importing: list[Future] = []
 
 
 def _import(tied: _Tied) -> None:
@@ -103,9 +103,23 @@ def _import(tied: _Tied) -> None:
 def _executor(workers: int) -> Executor:
     from joblib.externals.loky import get_reusable_executor
 
-    executor = get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    # Workers that are still starting cannot be made fewer without a warning.
+    wait(_importing)
+    _importing.clear()
+    executor = _apart(
+        lambda: get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    )
     _executors.add(executor)
     return executor
+
+
+def _wait_until_sent(sent: Iterable[Future]) -> None:
+    """loky's own thread dies of an item that is taken from it while it is about to be sent."""
+    deadline = time.monotonic() + _FLUSH_S
+    while not all(future.running() or future.done() for future in sent):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.001)
 
 
 def _results(
@@ -120,9 +134,8 @@ def _results(
     coming = iter(items)
     while True:
         for item in islice(coming, at_once - len(sent)):
-            # Any of them may be the one that starts the workers.
-            with _without_ctrl_c():
-                sent.append(executor.submit(call, item))
+            # Any of them may be the one that starts the workers, or a new one.
+            _apart(lambda item=item: sent.append(executor.submit(call, item)))
         if not sent:
             return
         next_one = sent[0] if in_order else wait(sent, return_when=FIRST_COMPLETED).done.pop()
@@ -131,21 +144,27 @@ def _results(
         yield result
 
 
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Blocks SIGINT for the threads and processes that are started meanwhile, for good.
+def _apart(start: Callable[[], Result]) -> Result:
+    """Runs what may start processes in a thread that does not see Ctrl-C, and so neither do they.
 
     A terminal sends it to all processes of a command. Workers would each print where they were,
-    in whatever they or joblib did just then; the process that asked for them ends them anyway.
+    in whatever they or joblib did just then; the process that asked for them ends them anyway. The
+    thread is not interrupted halfway either, so that no worker is started and forgotten.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return _starter().submit(_blocked, start).result()
+
+
+def _blocked(start: Callable[[], Result]) -> Result:
+    if hasattr(signal, "pthread_sigmask"):
+        # Python's own helper process unblocks the signal when it is started, so it goes first.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    return start()
+
+
+@functools.cache  # one thread per process
+def _starter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
 
 
 class _Tied:

@@ -47,7 +47,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def drop_from_memory(descriptor: int) -> None:
-    """Tell the system that a file's bytes, which are on the disk, need not stay in memory too.
+    """Tell the system that a file's bytes need not stay in memory; what is not yet on the disk, it
+    begins to write.
 
     A set is often larger than the memory. What is kept of it drives out the images that are still
     to be read, and every page of it is one more to be fetched from the host of a virtual machine:

@@ -34,7 +34,7 @@ def file_digest(path: str | PathLike[str]) -> str:
 def array_digest(array: np.ndarray) -> str:
     """SHA-256 of an array's dtype, shape and values as hex.
 
-    The hashed bytes are the ASCII line `"<dtype> <d0> <d1> ...\n"` (dtype as NumPy names it, e.g.
+    The hashed bytes are the ASCII line `"<dtype> <d0> <d1> ...\\n"` (dtype as NumPy names it, e.g.
     `uint8 256 256 3`) followed by the values in C order, little endian. The header keeps arrays of
     equal bytes but other shapes apart.
     """
@@ -47,7 +47,7 @@ class PrefixDigest:
     """`array_digest` of arrays that begin with the same rows as a known one, hashed only once.
 
     Args:
-        array: the known one, of at least one axis.
+        array: the known one, of at least one row.
     """
 
     def __init__(self, array: np.ndarray) -> None:

@@ -2,13 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 
 import pytest
+from conftest import REPO
 
-from generator.workers import in_workers, start_workers
+from generator.workers import end_workers, in_workers, start_workers
 from manifests.errors import WorkerError
 
 posix = pytest.mark.skipif(
@@ -29,6 +32,10 @@ def fail_at_two(number):
     if number == 2:
         raise ValueError("two")
     return number
+
+
+def own_number(_):
+    return os.getpid()
 
 
 def blocked_signals(_):
@@ -67,8 +74,8 @@ def test_results_can_be_had_in_the_order_of_the_items():
 
 
 def test_one_worker_is_this_process():
-    with in_workers(blocked_signals, [0], workers=1) as results:
-        assert [pid for pid, _ in results] == [os.getpid()]
+    with in_workers(own_number, [0], workers=1) as results:
+        assert list(results) == [os.getpid()]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -82,14 +89,15 @@ def test_an_error_comes_through_and_the_next_call_works(workers):
         assert sorted(results) == [0, 1, 4]
 
 
-def test_a_body_that_ends_early_says_nothing_and_kills_the_workers():
+@posix
+def test_a_body_that_raises_says_nothing_and_kills_the_workers():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with (
             pytest.raises(KeyboardInterrupt),
-            in_workers(blocked_signals, range(200), workers=2) as results,
+            in_workers(own_number, range(200), workers=2) as results,
         ):
-            pid, _ = next(results)
+            pid = next(results)
             raise KeyboardInterrupt
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -101,8 +109,10 @@ def test_a_body_that_ends_early_says_nothing_and_kills_the_workers():
     pytest.fail("the worker is still there")
 
 
-def test_an_abort_leaves_joblibs_thread_alive_however_short_the_work(recwarn):
+def test_an_abort_leaves_joblibs_thread_alive_however_short_the_work(monkeypatch):
     # It failed with a KeyError where items were sent while the workers were being killed.
+    died = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
     for _ in range(5):
         with (
             pytest.raises(KeyboardInterrupt),
@@ -110,7 +120,7 @@ def test_an_abort_leaves_joblibs_thread_alive_however_short_the_work(recwarn):
         ):
             next(results)
             raise KeyboardInterrupt
-    assert not [warning for warning in recwarn if "Thread" in str(warning.category)]
+    assert not died
 
 
 @posix
@@ -135,16 +145,55 @@ def test_workers_that_grow_are_neither_ended_nor_reported():
     assert not seen and len(pids) == 2
 
 
-@posix
-def test_workers_never_see_ctrl_c_and_this_process_does():
+_FRESH = """
+import os, signal
+from generator.workers import end_workers, in_workers, start_workers
+from test_gen_workers import blocked_signals
+
+def check(workers):
+    with in_workers(blocked_signals, range(40), workers=workers) as results:
+        found = dict(results)
+    assert os.getpid() not in found
+    assert all(signal.SIGINT in blocked for blocked in found.values()), found
+
+if __name__ == "__main__":
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with in_workers(blocked_signals, range(4), workers=2) as results:
-        found = list(results)
-    assert all(pid != os.getpid() and signal.SIGINT in blocked for pid, blocked in found)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-    assert signal.SIGINT not in before
+    {first}
+    check(2)
+    check(4)
+    end_workers()
+    check(3)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before and signal.SIGINT not in before
+"""
+
+
+@posix
+@pytest.mark.parametrize("first", ["pass", "start_workers(2, blocked_signals)"])
+def test_workers_never_see_ctrl_c_and_their_process_does(first, tmp_path):
+    # In a process of its own: the first pool of a process starts Python's helper process as well.
+    script = tmp_path / "script.py"
+    script.write_text(_FRESH.replace("{first}", first))
+    path = os.pathsep.join([str(REPO), str(REPO / "tests")])
+    subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": path}, check=True)
+
+
+@posix
+def test_a_worker_takes_no_notice_of_ctrl_c():
     with in_workers(interrupt_itself, range(4), workers=2) as results:
         assert sorted(results) == [0, 1, 2, 3]
+
+
+@posix
+def test_ctrl_c_while_workers_are_started_is_seen_once_and_not_lost():
+    for delay_s in (0, 0.001, 0.01, 0.1):
+        timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            with in_workers(square, range(10**9), workers=2) as results:
+                for _ in results:
+                    pass
+        timer.join()
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @posix
@@ -159,3 +208,11 @@ def test_workers_of_another_thread_do_not_see_it_either():
     thread.start()
     thread.join()
     assert len(found) == 4 and all(signal.SIGINT in blocked for _, blocked in found)
+
+
+def test_fewer_workers_than_were_started_are_no_reason_to_warn(recwarn):
+    start_workers(3, square)
+    with in_workers(square, range(5), workers=2) as results:
+        assert sorted(results) == [0, 1, 4, 9, 16]
+    end_workers()
+    assert not recwarn.list
