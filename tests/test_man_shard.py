@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import signal
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 
 import manifests.atomic
+import manifests.shard
 from manifests.digest import array_digest, bytes_digest, file_digest
 from manifests.edits import Copy, canonical, decode, encode
 from manifests.errors import CutswapError, DigestError, EditError, OutputError, SetError
 from manifests.schema import FALLBACKS
 from manifests.shard import NormalRecord, Shard, negative_digest, shard_entry, write_shard
 from manifests.shard_image import shard_image
+from manifests.sparse_file import SparseFile
 from reference import small_sets
 from reference.small_sets import H, W, read_everything, records
 
@@ -344,6 +347,39 @@ def test_rows_that_lie_otherwise_in_memory_are_written_alike(tmp_path, path):
     other = tmp_path / "shard-00001.h5"
     write_shard(other, normals, negatives, donors=donors, store="pixels", unit_digest=UNIT)
     assert other.read_bytes() == path.read_bytes()
+
+
+def test_ctrl_c_while_a_shard_is_compared_stays_ctrl_c(tmp_path, path, monkeypatch):
+    # A map that was closed by hand while its arrays were in use made it a BufferError.
+    def interrupt(whole, pieces):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifests.shard, "_is_equal", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_ctrl_c_while_a_shard_is_laid_out_stays_ctrl_c(tmp_path, path, monkeypatch):
+    real = SparseFile.write
+
+    def interrupted(self, data):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(self, data)
+
+    monkeypatch.setattr(SparseFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_system_that_maps_no_files_will_do(path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(manifests.shard.mmap, "mmap", refuse)
+    entry = write(path)
+    assert entry.file_sha256 == file_digest(path)
 
 
 def test_bytes_the_disk_changed_are_noticed_before_the_shard_has_its_name(
