@@ -8,6 +8,7 @@ from pathlib import Path
 from manifests.errors import SetError
 from manifests.schema import Manifest
 from manifests.shard import Shard
+from manifests.terminal import printable
 
 
 def size_problems(folder: Path, manifest: Manifest) -> Iterator[SetError]:
@@ -48,6 +49,7 @@ def entry_problems(shard: Shard, manifest: Manifest, number: int) -> Iterator[Se
             yield SetError(
                 f"{name} is not the one in the manifest",
                 path=shard.path,
-                expected=str(expected)[:120],
-                got=str(got)[:120],
+                # From a stranger's manifest: it may hold what steers a terminal.
+                expected=printable(str(expected)[:120]),
+                got=printable(str(got)[:120]),
             )

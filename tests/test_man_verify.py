@@ -232,6 +232,17 @@ def test_set_digests_entries_and_geometry_are_compared(folder):
         assert expected in text, expected
 
 
+def test_what_a_manifest_says_of_its_canvas_cannot_steer_a_terminal(folder):
+    plain = json.loads((folder / "manifest.json").read_bytes())
+    geometry = {"height": "\0", "width": "\x1b[2J\u202e", "fit": "stretch"}
+    rewrite(folder, recipe=plain["recipe"] | {"geometry": geometry})
+    problems = verify_set(folder, quick=True)
+    assert sum("image height" in str(one) or "image width" in str(one) for one in problems) == 2 * (
+        len(plain["shards"])
+    )
+    assert all(str(one).isprintable() for one in problems)
+
+
 def test_verifying_a_set_that_was_extended(folder):
     """What `build --add` does: a further shard and a new manifest."""
     manifest, _ = read_manifest(folder)
