@@ -111,7 +111,8 @@ class FitConfig:
         need(0 <= self.sigma_px <= 64, "--sigma", self.sigma_px, "0 to 64 px")
         rate = self.false_alarm_rate
         need(0 < rate < 1, "--false-alarm-rate", rate, "between 0 and 1")
-        need(self.batch >= 1, "--batch-images", self.batch, "1 or more")
+        # A stranger's model names it too, and it is what scoring takes memory for.
+        need(1 <= self.batch <= 1024, "--batch-images", self.batch, "1 to 1024")
         if self.with_untuned and self.train.updates == 0:
             raise ConfigError(
                 "--with-untuned cannot be used without training",

@@ -292,6 +292,7 @@ def test_a_record_that_is_wrong_with_fitting_digests(changes, expected, folder):
     [
         {"sigma_px": float("nan")}, {"sigma_px": "4"}, {"stages": 5}, {"stages": [2.0, 3]},
         {"seed": 1.0}, {"batch": 8.0}, {"batch": True}, {"coreset_max": 7.5}, {"reweight": 1},
+        {"batch": 10**9}, {"batch": 0},
         {"network": None}, {"lr": "high"}, {"updates": 0.0}, {"levels": "4"}, {"nothing": 1},
         {"checkpoint_every": [None] * 999}, {"checkpoint_every": "\x1b[2J\u202e"},
         {"detector": "\x1b[2J"},
