@@ -12,7 +12,6 @@ import click
 
 from generator import set_commands, sharing_commands
 from generator.build_options import PRESETS, build_config, idle_options, recipe_options
-from generator.workers import end_workers
 from manifests import command_line as common
 from manifests import hdf5_plugins
 from manifests.errors import SetError
@@ -45,7 +44,6 @@ def main() -> None:
     cutswap-gen export-recipe shards -o recipes  share them without their pixels
     """
     hdf5_plugins.disable()
-    click.get_current_context().call_on_close(end_workers)
 
 
 @main.command("sample-data")

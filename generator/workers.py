@@ -85,13 +85,6 @@ def start_workers(workers: int, make: Callable) -> None:
             _apart(lambda: _importing.append(executor.submit(_import, _Tied(make))))
 
 
-def end_workers() -> None:
-    """Ends workers that have nothing left to do, at once: a command need not wait for them."""
-    while _executors:
-        _executors.pop().shutdown(wait=True, kill_workers=True)
-
-
-_executors: set[Executor] = set()
 _importing: list[Future] = []
 
 
@@ -106,11 +99,9 @@ def _executor(workers: int) -> Executor:
     # Workers that are still starting cannot be made fewer without a warning.
     wait(_importing)
     _importing.clear()
-    executor = _apart(
+    return _apart(
         lambda: get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
     )
-    _executors.add(executor)
-    return executor
 
 
 def _wait_until_sent(sent: Iterable[Future]) -> None:

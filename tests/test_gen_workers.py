@@ -11,7 +11,7 @@ import warnings
 import pytest
 from conftest import REPO
 
-from generator.workers import end_workers, in_workers, start_workers
+from generator.workers import in_workers, start_workers
 from manifests.errors import WorkerError
 
 posix = pytest.mark.skipif(
@@ -147,7 +147,7 @@ def test_workers_that_grow_are_neither_ended_nor_reported():
 
 _FRESH = """
 import os, signal
-from generator.workers import end_workers, in_workers, start_workers
+from generator.workers import in_workers, start_workers
 from test_gen_workers import blocked_signals
 
 def check(workers):
@@ -161,7 +161,6 @@ if __name__ == "__main__":
     {first}
     check(2)
     check(4)
-    end_workers()
     check(3)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before and signal.SIGINT not in before
 """
@@ -214,5 +213,4 @@ def test_fewer_workers_than_were_started_are_no_reason_to_warn(recwarn):
     start_workers(3, square)
     with in_workers(square, range(5), workers=2) as results:
         assert sorted(results) == [0, 1, 4, 9, 16]
-    end_workers()
     assert not recwarn.list
