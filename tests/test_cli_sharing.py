@@ -10,7 +10,7 @@ import pytest
 from conftest import REPO, invoke_det, invoke_gen
 
 from manifests.schema import read_manifest
-from reference.small_sets import write_set
+from reference.small_sets import flip_pixel, write_set
 
 PAGE = (REPO / "docs" / "sharing.md").read_text(encoding="utf-8")
 
@@ -152,10 +152,7 @@ def test_verify_of_a_url_says_that_it_looked_at_a_copy(tmp_path, monkeypatch):
 def test_quick_verify_says_what_it_did_not_look_at(tmp_path):
     folder = tmp_path / "a"
     write_set(folder, category="a")
-    shard = folder / "shard-00000.h5"
-    data = bytearray(shard.read_bytes())
-    data[-3] ^= 1  # pixels
-    shard.write_bytes(data)
+    flip_pixel(folder / "shard-00000.h5")
     text = invoke_gen("verify", folder, "--quick", "--quiet").stdout
     assert text == f"{folder}: nothing wrong found; file digests and pixels were not compared\n"
     assert "not the file that was recorded" in invoke_gen("verify", folder, exit_code=1).stdout

@@ -105,3 +105,12 @@ def read_everything(shard: Shard):
         shard.normal(i)
     for j in range(shard.n_negatives):
         shard.negative(j), shard.rendered(j)
+
+
+def flip_pixel(shard):
+    """Changes one bit of the first normal's pixels in a shard file: no quick check looks there."""
+    with Shard(shard) as stored:
+        place = int(stored.index.images.offset[0])
+    data = bytearray(shard.read_bytes())
+    data[place] ^= 1
+    shard.write_bytes(data)
