@@ -157,7 +157,13 @@ def test_the_format_itself_has_dense_attributes(original):
 
 def test_rows_that_share_their_bytes_are_only_equal_rows(path):
     """Two chunks in one place: no digest would agree, and nothing worse comes of it."""
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        # Our own writer lays images out in a row; another's have an index, which can be bent.
+        images = file["normals/image"][...]
+        del file["normals/image"]
+        row = (1, *images.shape[1:])
+        file.create_dataset("normals/image", data=images, chunks=row, track_times=False)
+        file.flush()
         first, second = (file["normals/image"].id.get_chunk_info(row) for row in (0, 1))
     data = bytearray(path.read_bytes())
     ranges = sealed_ranges(data)
