@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,15 @@ def _invoke(command, arguments, exit_code: int):
     assert result.exit_code == exit_code, result.output
     assert "Traceback" not in result.output
     return result
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_raises():
+    """As in a terminal: what is started in the background of a shell ignores the signal."""
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
