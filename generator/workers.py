@@ -94,14 +94,13 @@ def _import(tied: _Tied) -> None:
 
 
 def _executor(workers: int) -> Executor:
-    from joblib.externals.loky import get_reusable_executor
+    # joblib's kind of executor, not loky's plain one: a later joblib.Parallel may take it over.
+    from joblib.executor import get_memmapping_executor
 
     # Workers that are still starting cannot be made fewer without a warning.
     wait(_importing)
     _importing.clear()
-    return _apart(
-        lambda: get_reusable_executor(max_workers=workers, timeout=_IDLE_S, env=_ONE_THREAD)
-    )
+    return _apart(lambda: get_memmapping_executor(workers, timeout=_IDLE_S, env=_ONE_THREAD))
 
 
 def _wait_until_sent(sent: Iterable[Future]) -> None:
