@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -97,14 +98,18 @@ def write_shard(
     if store == "pixels":
         sources = {**stored, **known}
         negatives = [_with_pixels(row, normals, sources) for row in negatives]
-    pieces = shard_image(
-        normals,
-        negatives,
-        donors=stored,
-        store=store,
-        unit_digest=unit_digest,
-        environment=environment,
-    )
+    # HDF5 garbles what is raised while it writes to a file of ours, and Ctrl-C is only ever raised
+    # in the main thread.
+    with ThreadPoolExecutor(1) as thread:
+        pieces = thread.submit(
+            shard_image,
+            normals,
+            negatives,
+            donors=stored,
+            store=store,
+            unit_digest=unit_digest,
+            environment=environment,
+        ).result()
     with atomic_file(path) as temporary:
         with open(temporary, "wb") as file:
             file.writelines(pieces)

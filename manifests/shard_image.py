@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from operator import itemgetter
 
 import h5py
@@ -51,21 +49,6 @@ def shard_image(
         unit_digest: digest of the unit of work this shard is the result of.
         environment: what it was built with.
     """
-    layout = partial(_laid_out, normals, negatives, donors, store, unit_digest, environment)
-    # HDF5 garbles what is raised while it writes to a file of ours, and Ctrl-C is only ever raised
-    # in the main thread.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(layout).result()
-
-
-def _laid_out(
-    normals: Sequence[NormalRecord],
-    negatives: Sequence[NegativeRecord],
-    donors: Mapping[str, np.ndarray],
-    store: str,
-    unit_digest: str,
-    environment: Mapping[str, str],
-) -> list[memoryview]:
     height, width = normals[0].image.shape[:2]
     attributes = {
         "schema_version": np.int64(SCHEMA_VERSION),
