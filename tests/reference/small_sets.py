@@ -4,10 +4,11 @@ import numpy as np
 
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import Blend, ColourShift, Copy, DonorTransform, render
-from manifests.shard import NegativeRecord, NormalRecord, Shard, negative_digest
+from manifests.shard import NegativeRecord, NormalRecord, Shard, negative_digest, write_shard
 from reference.set_writer import SetWriter
 
 H, W = 32, 44
+UNIT = "b" * 64
 LEVELS = {4: (2, 3), 10: (5, 7)}
 
 
@@ -76,6 +77,13 @@ def records(n=4, r=9, *, seed=0, category="tiles"):
             )
         )
     return normals, negatives, donors
+
+
+def write_shard_of(path, *, store="pixels", **changes):
+    """A shard of `records()` at `path`; `changes` are options of `write_shard`."""
+    normals, negatives, donors = records()
+    options = {"donors": donors, "store": store, "unit_digest": UNIT} | changes
+    return write_shard(path, normals, negatives, **options)
 
 
 def write_set(folder, *, store="pixels", shards=2, category="tiles", n=4, r=9):
