@@ -71,6 +71,7 @@ def assemble(
     folder: Path,
     *,
     jobs: int = 1,
+    take_part: bool = False,
     overwrite: bool = False,
     kept: frozenset[str] = frozenset(),
     is_wanted: IsWanted | None = None,
@@ -86,6 +87,7 @@ def assemble(
         folder: where the shards go; a manifest that is there is removed first, unless shards are
             `kept`, so that nobody takes a half-replaced folder for a set.
         jobs: worker processes.
+        take_part: this process is one of them, which shards that are quickly made profit from.
         overwrite: replace shards of other plans.
         kept: shards of a set that is there and stays whole while new ones are added.
         is_wanted: what a finished shard must be to be taken up, beside of its unit.
@@ -111,7 +113,7 @@ def assemble(
         progress(count, total)
     workers = min(jobs, max(len(todo), 1))
     try:
-        with in_workers(make, todo, workers=workers) as results:
+        with in_workers(make, todo, workers=workers, take_part=take_part) as results:
             for entry in results:
                 entries[entry.name] = entry
                 # So that a run that takes this one up need not try it in a process of its own.

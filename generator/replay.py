@@ -96,12 +96,16 @@ def replay_set(
         OutputError: the folder cannot be written.
     """
     started = time.monotonic()
-    recipe = read_recipe(Path(recipe_path), expect=expect)
+
+    def start(manifest: Manifest) -> None:
+        there = category_folder(out, manifest.category, path=recipe_path)
+        if overwrite or not (there / MANIFEST_NAME).exists():
+            start_workers(min(jobs, len(manifest.shards)), replay_unit, take_part=True)
+
+    # Workers take as long to start as the recipe to be read and the images to be found.
+    recipe = read_recipe(Path(recipe_path), expect=expect, on_manifest=start)
     store = _store(recipe, store)
     folder = category_folder(out, recipe.manifest.category, path=recipe_path)
-    is_there = not overwrite and (folder / MANIFEST_NAME).exists()
-    if not is_there:
-        start_workers(min(jobs, len(recipe.shards)), replay_unit)
     normals = [row for shard in recipe.shards for row in shard.normals]
     found = find_sources(
         normals,
@@ -141,6 +145,7 @@ def replay_set(
             partial(replay_unit, folder=folder, config=config),
             folder,
             jobs=jobs,
+            take_part=True,
             overwrite=overwrite,
             is_wanted=wanted_shards(units, recipe, allow_drift=allow_drift),
             check=None

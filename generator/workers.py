@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
 from typing import TypeVar
@@ -34,7 +35,12 @@ _ONE_THREAD = dict.fromkeys([f"{name}_THREADS" for name in _LIBRARIES], "1")
 
 @contextmanager
 def in_workers(
-    make: Callable[[Item], Result], items: Iterable[Item], *, workers: int, in_order: bool = False
+    make: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    in_order: bool = False,
+    take_part: bool = False,
 ) -> Iterator[Iterator[Result]]:
     """Runs `make` on every item, in other processes where there are to be several.
 
@@ -43,6 +49,8 @@ def in_workers(
         items: taken as they are needed.
         workers: how many; one makes everything here, without a process.
         in_order: yield the results in the order of the items and not as they are made.
+        take_part: this process is one of the workers, and needs no start. For items of a fraction
+            of a second: until its own is made, no other result is yielded. Not `in_order`.
 
     Yields:
         The results, or what `make` raised. When the body raises, Ctrl-C included, the workers are
@@ -56,10 +64,13 @@ def in_workers(
         return
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    executor = _executor(workers)
+    others = workers - take_part
+    executor = _executor(others)
     sent: deque[Future] = deque()
+    submit = partial(executor.submit, _Tied(make))
+    own = make if take_part else None
     try:
-        yield _results(executor, _Tied(make), items, sent, workers * _SENT_PER_WORKER, in_order)
+        yield _results(submit, own, iter(items), sent, others * _SENT_PER_WORKER, in_order)
     except BaseException as error:
         try:
             _wait_until_sent(sent)
@@ -74,14 +85,14 @@ def in_workers(
         raise
 
 
-def start_workers(workers: int, make: Callable) -> None:
+def start_workers(workers: int, make: Callable, *, take_part: bool = False) -> None:
     """Has workers import what `make` needs while this process does something else first.
 
     Where one would be enough, this does nothing.
     """
     if workers > 1:
-        executor = _executor(workers)
-        for _ in range(workers):
+        executor = _executor(workers - take_part)
+        for _ in range(workers - take_part):
             _apart(lambda: _importing.append(executor.submit(_import, _Tied(make))))
 
 
@@ -113,21 +124,28 @@ def _wait_until_sent(sent: Iterable[Future]) -> None:
 
 
 def _results(
-    executor: Executor,
-    call: Callable[[Item], Result],
-    items: Iterable[Item],
+    submit: Callable[[Item], Future],
+    own: Callable[[Item], Result] | None,
+    coming: Iterator[Item],
     sent: deque[Future],
     at_once: int,
     in_order: bool,
 ) -> Iterator[Result]:
     """Sends `at_once` items ahead; `sent` holds those whose results are still to come."""
-    coming = iter(items)
     while True:
         for item in islice(coming, at_once - len(sent)):
             # Any of them may be the one that starts the workers, or a new one.
-            _apart(lambda item=item: sent.append(executor.submit(call, item)))
+            _apart(lambda item=item: sent.append(submit(item)))
         if not sent:
             return
+        if own is not None and not any(future.done() for future in sent):
+            # One item at a time, for the workers are not to run out of theirs meanwhile.
+            for item in islice(coming, 1):
+                yield own(item)
+                break
+            else:
+                own = None
+            continue
         next_one = sent[0] if in_order else wait(sent, return_when=FIRST_COMPLETED).done.pop()
         result = next_one.result()
         sent.remove(next_one)

@@ -118,12 +118,20 @@ def write_recipe(
     return _summary(negative_set, file_bytes, text_bytes)
 
 
-def read_recipe(path: Path, *, expect: str | None = None) -> Recipe:
+def read_recipe(
+    path: Path,
+    *,
+    expect: str | None = None,
+    on_manifest: Callable[[Manifest], None] | None = None,
+) -> Recipe:
     """A recipe from an untrusted file, checked against the set digest of its own manifest.
 
     Args:
         path: the file.
         expect: the set digest it must have, as its maker published it.
+        on_manifest: called with the set's manifest before the rows are read, for what may go on
+            meanwhile. It agrees with itself and is the expected one; whether the rows are
+            its own is not known yet.
 
     Raises:
         SetError: no recipe, newer, malformed, too large, or contradicting itself.
@@ -134,7 +142,7 @@ def read_recipe(path: Path, *, expect: str | None = None) -> Recipe:
         problem = file.digest_problem()
         if problem is not None:
             raise problem
-        reader = RecipeReader(file, expect=expect)
+        reader = RecipeReader(file, expect=expect, on_manifest=on_manifest)
         recipe = reader.recipe()
         if reader.problems:
             raise reader.problems[0]

@@ -82,6 +82,7 @@ class RecipeReader:
     Args:
         file: an open recipe file.
         expect: the set digest it must have.
+        on_manifest: called with the manifest, where nothing is wrong with it, before any row.
         progress: called with (negatives read, negatives) from time to time and at the end.
     """
 
@@ -90,10 +91,12 @@ class RecipeReader:
         file: RecipeFile,
         *,
         expect: str | None = None,
+        on_manifest: Callable[[Manifest], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.path = file.path
         self.expect = expect
+        self.on_manifest = on_manifest
         self.progress = progress
         self.problems: list[SetError] = []
         self._lines = enumerate(file.lines(), start=1)
@@ -120,6 +123,8 @@ class RecipeReader:
                 geometry = Geometry.from_json(manifest.recipe.get("geometry"))
             except (ConfigError, TypeError, ValueError, AttributeError):
                 raise SetError("recipe has no usable geometry") from None
+            if self.on_manifest is not None and not self.problems:
+                self.on_manifest(manifest)
             summary = RecipeSums(manifest, self.path, self.problems)
             self._report(0, summary.total)
             for entry in manifest.shards:

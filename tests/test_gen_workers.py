@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from functools import partial
 
 import pytest
 from conftest import REPO
@@ -53,6 +54,25 @@ def kill_itself(number):
     return number
 
 
+def slow_number(number):
+    time.sleep(0.05)
+    return number, os.getpid()
+
+
+def kill_all_others(number):
+    time.sleep(0.02)
+    if "loky" in " ".join(sys.orig_argv):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def raise_here(pid, error, number):
+    time.sleep(0.02)
+    if os.getpid() == pid:
+        raise error
+    return number
+
+
 _kept = []
 
 
@@ -76,6 +96,44 @@ def test_results_can_be_had_in_the_order_of_the_items():
 def test_one_worker_is_this_process():
     with in_workers(own_number, [0], workers=1) as results:
         assert list(results) == [os.getpid()]
+
+
+def test_this_process_may_be_one_of_the_workers():
+    for workers in (2, 3):
+        with in_workers(slow_number, range(20), workers=workers, take_part=True) as results:
+            found = list(results)
+        assert sorted(number for number, _ in found) == list(range(20))
+        pids = {pid for _, pid in found}
+        assert os.getpid() in pids and len(pids) == workers
+
+
+def test_workers_that_were_started_before_are_those_that_others_join():
+    start_workers(2, slow_number, take_part=True)
+    with in_workers(slow_number, range(12), workers=2, take_part=True) as results:
+        found = list(results)
+    assert len(found) == 12 and len({pid for _, pid in found} - {os.getpid()}) == 1
+
+
+@posix
+def test_a_worker_that_is_killed_is_noticed_by_who_works_with_it():
+    with (
+        pytest.raises(WorkerError, match="fewer --jobs"),
+        in_workers(kill_all_others, range(60), workers=2, take_part=True) as results,
+    ):
+        list(results)
+
+
+def test_an_own_error_and_ctrl_c_end_the_others():
+    for error in (ValueError("own"), KeyboardInterrupt()):
+        with (
+            pytest.raises(type(error)),
+            in_workers(
+                partial(raise_here, os.getpid(), error), range(40), workers=2, take_part=True
+            ) as results,
+        ):
+            list(results)
+    with in_workers(square, range(3), workers=2, take_part=True) as results:
+        assert sorted(results) == [0, 1, 4]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

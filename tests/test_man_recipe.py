@@ -233,6 +233,23 @@ def test_expect(file):
     assert recipe_problems(file) == recipe_problems(file, expect=recipe.set_digest) == []
 
 
+def test_the_manifest_is_told_before_the_rows_unless_something_is_wrong_with_it(file, monkeypatch):
+    told = []
+    recipe = read_recipe(file, on_manifest=told.append)
+    assert told == [recipe.manifest]
+    with pytest.raises(DigestError):
+        read_recipe(file, expect="0" * 64, on_manifest=told.append)
+    assert len(told) == 1
+
+    def no_rows(*_):
+        raise SetError("a bad row")
+
+    monkeypatch.setattr(recipe_reader, "parse_normal", no_rows)
+    with pytest.raises(SetError, match="a bad row"):
+        read_recipe(file, on_manifest=told.append)
+    assert len(told) == 2
+
+
 def test_all_problems_are_listed(file, tmp_path):
     lines = lines_of(file)
     lines[2], lines[3] = lines[3], lines[2]  # two normals of the first shard
