@@ -11,7 +11,7 @@ import pytest
 from detector.study import report
 from detector.study.outcome import TableOutcome
 from detector.study.plan import read_plan
-from detector.study.plots import _tick_step, plot_curves, plot_differences
+from detector.study.plots import _curve, _tick_step, plot_curves, plot_differences
 from detector.study.statistics import Difference, Estimate
 from detector.study.tables import METRIC_NAMES, Row, csv_text, markdown_table, verdict_line
 from detector.study.weighted_metrics import METRICS
@@ -233,6 +233,16 @@ def test_a_curves_scale_is_what_it_says(tmp_path):
         columns.append(np.flatnonzero(is_blue.sum(axis=0) > 60).tolist())  # interval bars
     assert columns[0] == columns[1] != columns[2]
     assert len(columns[0]) >= 3
+
+
+def test_an_interval_is_drawn_as_far_as_a_metric_goes():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    wide = Estimate(0.9, 0.3, -0.7, 2.5, 2)
+    _curve(axes, np.array([1.0, 2.0]), [wide, Estimate(0.8, 0.01, 0.7, 0.9, 5)], wide)
+    low, high = axes.get_ylim()
+    assert -0.1 < low <= 0 and 1 <= high < 1.1
 
 
 def test_curves_refuse_what_cannot_be_drawn(tmp_path):

@@ -129,15 +129,15 @@ def _curve(
 ) -> None:
     _style(axes)
     if band is not None:
-        axes.axhspan(band.low, band.high, color="0.93", zorder=0)
+        axes.axhspan(*_possible(band), color="0.93", zorder=0)
         axes.axhline(band.mean, color="0.35", linewidth=1.4, linestyle="--")
     known = [(x, point) for x, point in zip(places, points, strict=True) if point is not None]
     axes.errorbar(
         [x for x, _ in known],
         [point.mean for _, point in known],
         yerr=[
-            [point.mean - point.low for _, point in known],
-            [point.high - point.mean for _, point in known],
+            [point.mean - _possible(point)[0] for _, point in known],
+            [_possible(point)[1] - point.mean for _, point in known],
         ],
         color=unit_colour(BLUE),
         marker="o",
@@ -149,6 +149,11 @@ def _curve(
     reach = float(np.ptp(places)) or 1.0
     axes.set_xlim(places.min() - 0.09 * reach, places.max() + 0.09 * reach)
     axes.tick_params(labelsize=8.5)
+
+
+def _possible(point: Estimate) -> tuple[float, float]:
+    """Of two seeds an interval is so wide that it leaves what a metric can be; no axis should."""
+    return max(point.low, 0.0), min(point.high, 1.0)
 
 
 def _forest(axes: Axes, rows: Sequence[Row], metric: str) -> None:
