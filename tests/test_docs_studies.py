@@ -17,7 +17,7 @@ def test_a_committed_plan_can_be_run(path, tmp_path):
     from generator.cli import build
 
     plan = read_plan(path, data=[DataSpec("mtd", tmp_path)])
-    assert len(plan.arms) > 3
+    assert len(plan.arms) >= 2  # fewer compare nothing
     for arm in plan.arms:
         arm_config(arm.name, arm.options, coreset=0.01, seed=0, device="cpu")
     known = {parameter.name for parameter in build.params}
