@@ -58,7 +58,10 @@ def in_workers(
 
     Raises:
         WorkerError: a worker was killed.
+        ValueError: `in_order` and `take_part`.
     """
+    if in_order and take_part:
+        raise ValueError("a process that takes part cannot keep the order")
     if workers == 1:
         yield map(make, items)
         return
@@ -140,12 +143,10 @@ def _results(
             return
         if own is not None and not any(future.done() for future in sent):
             # One item at a time, for the workers are not to run out of theirs meanwhile.
-            for item in islice(coming, 1):
-                yield own(item)
-                break
-            else:
-                own = None
-            continue
+            mine = list(islice(coming, 1))
+            if mine:
+                yield own(mine[0])
+                continue
         next_one = sent[0] if in_order else wait(sent, return_when=FIRST_COMPLETED).done.pop()
         result = next_one.result()
         sent.remove(next_one)

@@ -107,6 +107,12 @@ def test_this_process_may_be_one_of_the_workers():
         assert os.getpid() in pids and len(pids) == workers
 
 
+def test_order_and_taking_part_exclude_each_other():
+    with pytest.raises(ValueError, match="order"):
+        with in_workers(square, range(3), workers=2, in_order=True, take_part=True):
+            pass
+
+
 def test_workers_that_were_started_before_are_those_that_others_join():
     start_workers(2, slow_number, take_part=True)
     with in_workers(slow_number, range(12), workers=2, take_part=True) as results:
