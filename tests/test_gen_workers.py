@@ -108,9 +108,9 @@ def test_this_process_may_be_one_of_the_workers():
 
 
 def test_order_and_taking_part_exclude_each_other():
-    with pytest.raises(ValueError, match="order"):
-        with in_workers(square, range(3), workers=2, in_order=True, take_part=True):
-            pass
+    both = in_workers(square, range(3), workers=2, in_order=True, take_part=True)
+    with pytest.raises(ValueError, match="order"), both:
+        pass
 
 
 def test_workers_that_were_started_before_are_those_that_others_join():
