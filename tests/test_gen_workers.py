@@ -104,7 +104,8 @@ def test_this_process_may_be_one_of_the_workers():
             found = list(results)
         assert sorted(number for number, _ in found) == list(range(20))
         pids = {pid for _, pid in found}
-        assert os.getpid() in pids and len(pids) == workers
+        # A worker may still be starting when the work is done, but the first is sent two items.
+        assert os.getpid() in pids and 2 <= len(pids) <= workers
 
 
 def test_order_and_taking_part_exclude_each_other():
