@@ -17,11 +17,10 @@ from conftest import REPO
 
 from manifests import http_reader, pull, remote_manifest, transfer
 from manifests.digest import bytes_digest
-from manifests.errors import ConfigError, DigestError, OutputError, SetError
+from manifests.errors import DigestError, OutputError, SetError
 from manifests.probe import probe_shards
-from manifests.remote import RemoteError, find_remote_sets, is_url, pull_set
+from manifests.remote import RemoteError, find_remote_sets, pull_set
 from manifests.schema import read_manifest
-from manifests.url import below, redacted
 from manifests.verify import verify_set
 from reference.folders import names, same
 from reference.remote_sets import SHARD, hurry, one_line, publish
@@ -54,42 +53,6 @@ def with_digests(folder, shard, data):
     text = (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
     (folder / "manifest.json").write_bytes(text)
     (folder / "manifest.sha256").write_text(f"{bytes_digest(text)}  manifest.json\n")
-
-
-# What is a URL, and what of it is shown
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("s3://bucket/set", True),
-        ("http://[::1]:8000/x", True),
-        ("file:///tmp/x", True),
-        (r"C:\sets", False),
-        ("C://sets", False),
-        ("sets/bottle", False),
-        ("://x", False),
-        (Path("s3://bucket"), False),
-    ],
-)
-def test_a_url_has_a_scheme_of_two_letters_or_more(text, expected):
-    assert is_url(text) is expected
-
-
-def test_user_password_and_query_are_not_shown():
-    text = "401 at ftp://me:p@ss@host/a/b and https://x.org/s?sig=abc&b=1, ok"
-    assert redacted(text) == "401 at ftp://***@host/a/b and https://x.org/s?*** ok"
-
-
-def test_names_go_before_the_query_over_http_only():
-    assert below("https://h/a/?sig=1", "m.json") == "https://h/a/m.json?sig=1"
-    assert below("s3://b/a?b/", "m.json") == "s3://b/a?b/m.json"
-
-
-def test_a_malformed_url_is_not_repeated(tmp_path):
-    with pytest.raises(ConfigError) as error:
-        pull_set("https://me:pa/ss@host/set", tmp_path)
-    assert "malformed URL" in one_line(error) and "pa/ss" not in one_line(error)
 
 
 # Servers that behave
