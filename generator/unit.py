@@ -20,6 +20,7 @@ from manifests.allocator import keep_freed_memory
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import Box
 from manifests.errors import ImageError
+from manifests.folding import folded_network
 from manifests.images import decode_image, fit_image, read_bytes
 from manifests.schema import ShardEntry, shard_name
 from manifests.shard import NegativeRecord, NormalRecord, write_shard
@@ -66,8 +67,8 @@ def plan_units(images: Sequence[ScannedImage], recipe: dict, shard_images: int) 
 
 @functools.lru_cache(maxsize=1)
 def cached_network(name: str, weights: str | None, device: str) -> Network:
-    """`load_network`, once per process and not once per shard."""
-    return load_network(name, weights=weights, device=device)
+    """`load_network`, folded, once per process and not once per shard."""
+    return folded_network(load_network(name, weights=weights, device=device))
 
 
 def build_unit(
@@ -136,6 +137,7 @@ def environment_of(device: str, threads: int) -> dict[str, str]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": str(torch.__version__),
         "threads": str(threads),
+        "batch_norm": "folded",
     }
 
 
