@@ -7,6 +7,7 @@ functions.
 
     with cutswap.NegativeSet.open("shards/part") as negatives:
         print(len(negatives), negatives[0].policy, negatives[0].mask.mean())
+        loader = DataLoader(cutswap.ShardDataset(negatives), batch_size=32, shuffle=True)
 
     model = cutswap.load_model("models/part")
     canvas, placement = cutswap.fit_image(cutswap.read_image("photo.png"), model.geometry)
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
     from detector.scoring import score_images
+    from detector.shard_dataset import ShardDataset
     from detector.verify_model import verify_model
     from generator.config import BuildConfig
     from generator.export_images import export_images
@@ -47,6 +49,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "BuildConfig": "generator.config",
     "FitConfig": "detector.config",
+    "ShardDataset": "detector.shard_dataset",
     "build_set": "generator.pipeline",
     "diff_sets": "generator.set_diff",
     "evaluate_models": "detector.pipeline",
@@ -71,6 +74,7 @@ __all__ = [
     "FitConfig",
     "Geometry",
     "NegativeSet",
+    "ShardDataset",
     "build_set",
     "diff_sets",
     "evaluate_models",

@@ -92,7 +92,7 @@ class TripletSampler:
             raise ConfigError("the seed is negative", expected="at least 0", got=seed)
         if len(set(negatives)) != len(negatives) or "normal" in negatives:
             raise ConfigError("negatives must be different policies", got=", ".join(negatives))
-        kinds = tuple(negatives) or _kinds(negative_set)
+        kinds = tuple(negatives) or kinds_of(negative_set)
         self._set = negative_set
         self.normals_per_batch = batch
         self.seed = seed
@@ -212,7 +212,7 @@ class TripletSampler:
         return self._set.negative_image(row - n_normals)
 
 
-def _kinds(negative_set: NegativeSource) -> tuple[str, ...]:
+def kinds_of(negative_set: NegativeSource) -> tuple[str, ...]:
     """The set's policies in the order of its recipe; what that does not name follows by name."""
     present = sorted(set(np.asarray(negative_set.negative_policy).tolist()))
     manifest = getattr(negative_set, "manifest", None)

@@ -89,6 +89,10 @@ class ShardFile:
             file.close()
             raise
         self._signature = signature
+        if hasattr(os, "posix_fadvise"):
+            # Rows are read in any order and hold a whole image each: what the system would read
+            # ahead of them is read for nothing, three times as much as was asked for.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         lock = threading.Lock()
         # One assignment, so that another thread sees all of it or nothing. It may close the file
         # at once, so what was assigned is not read again.
