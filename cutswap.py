@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from manifests.errors import CutswapError
 from manifests.images import Geometry, fit_image, read_image, restore_map, restore_mask
-from manifests.negative_set import NegativeSet, find_sets
+from manifests.negative_set import NegativeSet
+from manifests.set_folders import find_sets
 from manifests.verify import verify_set
 
 if TYPE_CHECKING:

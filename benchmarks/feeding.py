@@ -49,7 +49,7 @@ from manifests.negative_set import NegativeSet
 from manifests.weights import load_network
 
 BATCH = 48
-ROUNDS = 8
+ROUNDS = 3
 
 
 class OnlineSwaps(Dataset):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from generator.merged_manifest import PARTS, parts_of
+from generator.recipe_parts import PARTS, parts_of
 from manifests.schema import Manifest
 from manifests.terminal import counted
 

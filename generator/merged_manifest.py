@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from generator.recipe_parts import PARTS, parts_of
 from generator.set_rows import NegativeRow, row_tally
 from manifests.schema import SCHEMA_VERSION, Manifest, ShardEntry, shard_fields, tally
 from manifests.versions import library_versions
-
-PARTS = "parts"
-"""Key of a merged recipe that holds those of its parts, where they differ."""
 
 _SEPARATOR = "; "
 _NOT_STATED = "not stated"
@@ -43,14 +41,6 @@ def merged_recipe(
     if len(_distinct({**part, **cut} for part in parts)) > 1:
         merged[PARTS] = parts
     return merged
-
-
-def parts_of(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The recipes that a set's negatives were made by: its own, or those of its parts."""
-    parts = recipe.get(PARTS)
-    if isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts):
-        return parts
-    return [dict(recipe)]
 
 
 def merged_manifest(

@@ -204,8 +204,8 @@ def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quie
     cutswap-gen push shards/bottle s3://bucket/sets/bottle
     cutswap-gen push shards s3://bucket/sets
     """
-    from manifests.negative_set import find_sets
     from manifests.remote import is_url, push_set
+    from manifests.set_folders import find_sets
     from manifests.url import below
 
     if not is_url(url):

@@ -14,9 +14,10 @@ import numpy as np
 
 from generator.scan import ScannedImage
 from manifests.errors import ConfigError, SetError
-from manifests.negative_set import NegativeSet, find_sets
+from manifests.negative_set import NegativeSet
 from manifests.probe import familiarise
 from manifests.schema import Manifest
+from manifests.set_folders import find_sets
 from manifests.shard import Shard
 from manifests.weights import EMBEDDED
 

@@ -281,7 +281,7 @@ def sets_at(
         SetError: there are none, or they cannot be fetched.
         ConfigError: no set of a category that was named.
     """
-    from manifests.negative_set import find_sets
+    from manifests.set_folders import find_sets
     from manifests.url import is_url
 
     if is_url(location):

@@ -6,8 +6,10 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from os import PathLike
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 _ROWS_APART = 16
 
@@ -78,6 +80,8 @@ def _header(array: np.ndarray) -> bytes:
 
 
 def _values(array: np.ndarray) -> memoryview:
+    import numpy as np  # not at the top: `inspect` digests files only, and NumPy takes 0.1 s
+
     values = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return values.reshape(-1).view(np.uint8).data
 

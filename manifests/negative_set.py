@@ -16,7 +16,7 @@ from manifests.set_checks import entry_problems, size_problems
 from manifests.shard import Shard
 from manifests.url import is_url
 
-__all__ = ["CHECKS", "Negative", "NegativeSet", "Normal", "find_sets"]
+__all__ = ["CHECKS", "Negative", "NegativeSet", "Normal"]
 
 CHECKS = ("none", "quick", "files")
 # Open at once; a set of thousands of shards must not use up a process's file descriptors.
@@ -269,35 +269,6 @@ class NegativeSet:
         problem = next(entry_problems(shard, self.manifest, number), None)
         if problem is not None:
             raise problem
-
-
-def find_sets(path: Path) -> list[Path]:
-    """The set folders below a path: itself, or the categories of a root, sorted.
-
-    A folder with shards but no manifest counts, so that an unfinished build is named when it is
-    opened and not passed over in silence.
-
-    Raises:
-        SetError: there are none.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise SetError("there is no such folder", path=root)
-    if _looks_like_set(root):
-        return [root]
-    found = sorted(child for child in root.iterdir() if child.is_dir() and _looks_like_set(child))
-    if not found:
-        raise SetError(
-            "no negative set here",
-            path=root,
-            expected=f"{MANIFEST_NAME} in it or in a folder directly below",
-            hint="make one with cutswap-gen build",
-        )
-    return found
-
-
-def _looks_like_set(folder: Path) -> bool:
-    return (folder / MANIFEST_NAME).exists() or any(folder.glob("shard-*.h5"))
 
 
 def _starts(counts) -> np.ndarray:

@@ -11,7 +11,6 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from manifests.errors import SetError
 
@@ -24,6 +23,7 @@ _Kind = TypeVar("_Kind")
 # The closing quote is optional and nothing is given back, so one pass over hostile text is enough.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_PLAIN = re.compile("[^ -~]")
 _FIELDS = re.compile(r"Object (missing required|contains unknown) field `(.*?)`(?: - at `(.*)`)?")
 
@@ -140,6 +140,17 @@ def check_depth(data: bytes, *, path: object = None) -> None:
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub(b"", data).translate(None, _NOT_A_BRACKET)
+    # Taking out innermost pairs takes a level off all at once. What is sound and flat enough is then
+    # gone, so that NumPy, which takes longer to import than all else here, is left to the rest.
+    pairs = brackets.translate(_SQUARE)
+    for _ in range(MAX_DEPTH):
+        before, pairs = pairs, pairs.replace(b"[]", b"")
+        if not pairs:
+            return
+        if len(pairs) == len(before):
+            break
+    import numpy as np
+
     letters = np.frombuffer(brackets, dtype=np.uint8)
     steps = np.where((letters == ord("[")) | (letters == ord("{")), np.int8(1), np.int8(-1))
     if len(steps) and np.cumsum(steps, dtype=np.int32).max() > MAX_DEPTH:

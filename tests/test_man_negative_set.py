@@ -18,11 +18,12 @@ from manifests.digest import array_digest, file_digest
 from manifests.edits import render
 from manifests.errors import ConfigError, DigestError, SetError
 from manifests.geometry import Geometry
-from manifests.negative_set import CHECKS, NegativeSet, find_sets
+from manifests.negative_set import CHECKS, NegativeSet
 from manifests.schema import (
     read_manifest,
     write_manifest,
 )
+from manifests.set_folders import find_sets
 from manifests.shard import negative_digest
 from manifests.shard_file import ShardFile
 from reference.small_sets import H, W, records, write_set

@@ -20,8 +20,8 @@ from detector.study.locks import waiting_lock
 from detector.study.plan_types import DataSpec
 from manifests.digest import file_digest
 from manifests.errors import ConfigError, CutswapError, WeightsError
-from manifests.negative_set import find_sets
 from manifests.schema import read_manifest
+from manifests.set_folders import find_sets
 
 TrainingFiles = Mapping[str, Mapping[str, str]]
 """Per category: SHA-256 of each training file by its source."""
