@@ -140,8 +140,8 @@ def check_depth(data: bytes, *, path: object = None) -> None:
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub(b"", data).translate(None, _NOT_A_BRACKET)
-    # Taking out innermost pairs takes a level off all at once. What is sound and flat enough is then
-    # gone, so that NumPy, which takes longer to import than all else here, is left to the rest.
+    # Taking out innermost pairs takes a level off all at once. What is sound and flat enough is
+    # gone by then; NumPy, which takes longer to import than all else here, is left to the rest.
     pairs = brackets.translate(_SQUARE)
     for _ in range(MAX_DEPTH):
         before, pairs = pairs, pairs.replace(b"[]", b"")
