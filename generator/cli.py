@@ -95,7 +95,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Shards made at once.  [default: one per CPU core and --threads; with dask and ray as many "
+    help="Shards made at once.  [default: one per CPU core; with dask and ray as many "
     "as the cluster has room for]",
 )
 @click.option(

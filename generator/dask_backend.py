@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import dask
 from distributed import Client, KilledWorker
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.registry import get_backend
 from joblib import Parallel, delayed
 from joblib._dask import DaskDistributedBackend
 
@@ -74,6 +76,7 @@ def in_dask(
     Warns:
         UserWarning: it waits for a scheduler or for workers.
     """
+    _check_address(scheduler)
     with _quiet(), dask.config.set(_LARGE_GRAPH):
         results = _results(make, items, task_of, scheduler, jobs, is_large)
         try:
@@ -264,20 +267,29 @@ def _threads(client: Client) -> int:
 
 
 def _connect(scheduler: str, patience_s: float) -> Client | None:
-    """A client; None where nobody answers in time. Raises ConfigError for a malformed address."""
+    """A client; None where nobody answers in time."""
     deadline = time.monotonic() + patience_s
     while (left := deadline - time.monotonic()) > 0:
         try:
             return Client(scheduler, timeout=min(left, _ANSWER_S), set_as_default=False)
         except (OSError, TimeoutError):
             time.sleep(min(0.5, left))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(
-                "--scheduler is no address",
-                expected="as dask scheduler prints it, such as tcp://10.0.0.1:8786",
-                got=f"{scheduler} ({error})",
-            ) from None
     return None
+
+
+def _check_address(scheduler: str) -> None:
+    """Raises ConfigError where this is no address; Dask itself tries for a long time."""
+    try:
+        scheme, place = parse_address(scheduler)
+        get_backend(scheme)
+        if scheme in ("tcp", "tls"):
+            parse_host_port(place)
+    except ValueError as error:
+        raise ConfigError(
+            "--scheduler is no address",
+            expected="as dask scheduler prints it, such as tcp://10.0.0.1:8786",
+            got=f"{scheduler} ({error})",
+        ) from None
 
 
 @contextmanager
