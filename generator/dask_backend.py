@@ -77,6 +77,9 @@ def in_dask(
         UserWarning: it waits for a scheduler or for workers.
     """
     _check_address(scheduler)
+    if not items:
+        yield iter(())
+        return
     with _quiet(), dask.config.set(_LARGE_GRAPH):
         results = _results(make, items, task_of, scheduler, jobs, is_large)
         try:
@@ -103,7 +106,7 @@ def _results(
             hint="check --scheduler, and that dask scheduler runs there",
         )
     losses = 0
-    while todo:
+    while True:
         try:
             with _closing(client):
                 for number, result in _sent(client, make, todo, task_of, jobs, is_large):
@@ -112,7 +115,7 @@ def _results(
                     yield result
         except _SchedulerLost:
             losses += 1
-        if not todo:
+        else:
             return
         warnings.warn(
             f"{scheduler}: the scheduler is gone, waiting up to {BACK_S:.0f} s for it to come back "
@@ -127,7 +130,6 @@ def _results(
                 expected=f"it to come back within {BACK_S:.0f} s",
                 hint=f"start it and {GOES_ON}",
             )
-    client.close(timeout=_ANSWER_S)
 
 
 def _sent(

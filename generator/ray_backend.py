@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from itertools import islice
+from typing import TypeVar
 
 import ray
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from ray.util.joblib import register_ray
 
-from generator.backends import close_quietly
 from manifests.errors import ConfigError, WorkerError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+_CALLS_PER_WORKER = 4
 
 
 @contextmanager
@@ -49,22 +51,24 @@ def in_ray(
             ) from None
     try:
         register_ray()
-        with parallel_config(backend="ray", n_jobs=jobs or -1):
-            results = Parallel(batch_size=1, return_as="generator_unordered")(
-                delayed(make)(task) for task in tasks
-            )
-        try:
-            yield _checked(results)
-        finally:
-            close_quietly(results)
+        with parallel_config(backend="ray", n_jobs=jobs or -1), Parallel(batch_size=1) as parallel:
+            yield _results(parallel, make, iter(tasks), jobs)
     finally:
         if is_own:
             ray.shutdown()
 
 
-def _checked(results: Iterator[Any]) -> Iterator[Any]:
+def _results(
+    parallel: Parallel,
+    make: Callable[[Task], Result],
+    coming: Iterator[Task],
+    jobs: int | None,
+) -> Iterator[Result]:
+    # Ray's backend gives all results of a call at its end, so that a call is a few tasks a worker.
+    at_once = _CALLS_PER_WORKER * effective_n_jobs(jobs or -1)
     try:
-        yield from results
+        while tasks := list(islice(coming, at_once)):
+            yield from parallel(delayed(make)(task) for task in tasks)
     except ray.exceptions.RayError as error:
         raise WorkerError(
             f"a Ray worker ended before its work was done: {type(error).__name__}",
