@@ -6,6 +6,7 @@ scheduler: then all that has not come back is sent again, to the one that takes 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -202,7 +203,7 @@ class _Backend(DaskDistributedBackend):
             callback(error)
 
     def retrieve_result_callback(self, out: Any) -> Any:
-        if isinstance(out, CancelledError) or type(out).__name__ == "FutureCancelledError":
+        if isinstance(out, CancelledError | asyncio.CancelledError):
             raise _SchedulerLost from None
         if isinstance(out, BaseException):
             raise out
