@@ -110,7 +110,7 @@ def _results(
     while True:
         try:
             with _closing(client):
-                for number, result in _sent(client, make, todo, task_of, jobs, is_large):
+                for number, result in _sent(client, scheduler, make, todo, task_of, jobs, is_large):
                     del todo[number]
                     losses = 0
                     yield result
@@ -135,6 +135,7 @@ def _results(
 
 def _sent(
     client: Client,
+    scheduler: str,
     make: Callable[[Task], Result],
     todo: dict[int, Item],
     task_of: Callable[[Item], Task],
@@ -143,7 +144,7 @@ def _sent(
 ) -> Iterator[tuple[int, Result]]:
     """The results of one connection, each with its item's number."""
     stop = threading.Event()
-    backend = _Backend(client)
+    backend = _Backend(client, scheduler)
     watch = threading.Thread(target=_watch, args=(backend, client, stop), daemon=True)
     at_once = jobs or ("all" if not is_large else max(_LEAST_SENT, 2 * _threads(client)))
     parallel = Parallel(
@@ -172,8 +173,9 @@ def _numbered(make: Callable[[Task], Result], number: int, task: Task) -> tuple[
 class _Backend(DaskDistributedBackend):
     """joblib's backend for Dask, which also hears of tasks that Dask gives up."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, scheduler: str) -> None:
         super().__init__(client=client)
+        self.scheduler = scheduler
         self._open: dict[Future, Callable[[Any], None]] = {}
         self._open_lock = threading.Lock()
 
@@ -241,24 +243,24 @@ def _watch(backend: _Backend, client: Client, stop: threading.Event) -> None:
             seen, is_told = time.monotonic(), False
             continue
         silent_s = time.monotonic() - seen
-        if silent_s > BACK_S:
-            backend.fail(
-                WorkerError(
-                    "there are no workers",
-                    path=client.scheduler.address,
-                    expected=f"one within {BACK_S:.0f} s",
-                    hint=f"start some (dask worker), then {GOES_ON}",
-                )
-            )
-            return
         if silent_s > _WARN_S and not is_told:
             is_told = True
             # Shown by whoever shows warnings; this is no place to raise one.
             with suppress(UserWarning):
                 warnings.warn(
-                    f"{client.scheduler.address}: no workers, waiting up to {BACK_S:.0f} s for one",
+                    f"{backend.scheduler}: no workers, waiting up to {BACK_S:.0f} s for one",
                     stacklevel=1,
                 )
+        if silent_s > BACK_S:
+            backend.fail(
+                WorkerError(
+                    "there are no workers",
+                    path=backend.scheduler,
+                    expected=f"one within {BACK_S:.0f} s",
+                    hint=f"start some (dask worker), then {GOES_ON}",
+                )
+            )
+            return
 
 
 def _threads(client: Client) -> int:

@@ -165,6 +165,7 @@ def test_a_wait_for_a_scheduler_or_workers_ends(tmp_path, monkeypatch):
         ):
             list(results)
         monkeypatch.setattr(dask_backend, "BACK_S", 60.0)
+        monkeypatch.setattr(dask_backend, "_WARN_S", 60.0)
         with (
             pytest.warns(UserWarning, match="the scheduler is gone"),
             pytest.raises(WorkerError, match="the scheduler is gone"),
