@@ -1,20 +1,16 @@
-"""What shards are made by: worker processes, threads of this one, or machines of a cluster.
-
-All of them are joblib's. `generator.workers` is the default one; Dask has a module of its own.
-"""
+"""What shards are made by: worker processes, threads of this one, or a cluster; all joblib's."""
 
 from __future__ import annotations
 
 import importlib.util
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from generator.threads import in_threads
 from generator.workers import in_workers
-from manifests.errors import ConfigError, WorkerError
+from manifests.errors import ConfigError
 
 Item = TypeVar("Item")
 Task = TypeVar("Task")
@@ -22,7 +18,6 @@ Result = TypeVar("Result")
 
 BACKENDS = ("loky", "threading", "dask", "ray")
 _PACKAGES = {"dask": "distributed", "ray": "ray"}
-_SENT_PER_THREAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,68 +99,3 @@ class Backend:
         if self.name == "threading":
             return in_threads(make, tasks, workers=workers)
         return in_workers(make, tasks, workers=workers)
-
-
-@contextmanager
-def in_threads(
-    make: Callable[[Item], Result], items: Iterable[Item], *, workers: int
-) -> Iterator[Iterator[Result]]:
-    """Runs `make` on every item in threads of this process; with one worker, in this thread.
-
-    Yields:
-        The results as they are made, or what `make` raised. When the body raises, what has begun
-        is waited for, as threads cannot be ended.
-    """
-    if workers == 1:
-        yield map(make, items)
-        return
-    from joblib import Parallel, delayed
-
-    gate = _Gate(make)
-    results = Parallel(
-        n_jobs=workers,
-        backend="threading",
-        batch_size=1,
-        pre_dispatch=workers * _SENT_PER_THREAD,
-        return_as="generator_unordered",
-    )(delayed(gate)(item) for item in items)
-    try:
-        yield results
-    finally:
-        gate.shut()
-        close_quietly(results)
-
-
-def close_quietly(results: Iterator) -> None:
-    """Ends a `joblib.Parallel` before its time without a word of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results.close()
-
-
-class _Gate:
-    """A `make` that can be shut, and then waits until all who are at work are done."""
-
-    def __init__(self, make: Callable[[Item], Result]) -> None:
-        self._make = make
-        self._changed = threading.Condition()
-        self._busy, self._is_shut = 0, False
-
-    def __call__(self, item: Item) -> Result:
-        with self._changed:
-            if self._is_shut:
-                raise WorkerError("is not begun any more")
-            self._busy += 1
-        try:
-            return self._make(item)
-        finally:
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
-
-    def shut(self) -> None:
-        """Lets nobody in any more, and waits for those inside."""
-        with self._changed:
-            self._is_shut = True
-            while self._busy:
-                self._changed.wait()

@@ -24,7 +24,7 @@ from distributed.comm.registry import get_backend
 from joblib import Parallel, delayed
 from joblib._dask import DaskDistributedBackend
 
-from generator.backends import close_quietly
+from generator.threads import close_quietly
 from manifests.errors import ConfigError, WorkerError
 
 Item = TypeVar("Item")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from generator.addition import Addition
 from generator.backends import Backend
+from generator.built_manifest import built_manifest
 from generator.config import BuildConfig
-from generator.merged_manifest import joined_texts
-from generator.output import FolderOutput, Labour, Made, Output
+from generator.output import FolderOutput, Labour, Output
 from generator.scan import Scan, scan_samples
 from generator.set_summary import SetSummary
 from generator.shard_task import Work
@@ -33,9 +33,8 @@ from manifests.errors import BadImages, ConfigError, DataError, SetError
 from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.location import Location
 from manifests.progress import ProgressMaker
-from manifests.schema import SCHEMA_VERSION, Manifest, ShardEntry, origin, shard_fields, tally
+from manifests.schema import Manifest
 from manifests.url import is_url
-from manifests.versions import library_versions
 from manifests.weights import EMBEDDED
 
 LOG = "build.log"
@@ -195,7 +194,7 @@ def build_set(
             progress=make_progress(label, "images") if make_progress else None,
         )
         entries = made.entries if addition is None else addition.entries(made.entries)
-        manifest = _manifest(category, recipe, scan, entries, output, made)
+        manifest = built_manifest(category, recipe, scan, entries, output, made)
         if addition is not None:
             manifest = addition.united(manifest)
         set_digest = output.publish(manifest)
@@ -315,62 +314,6 @@ def _recipe(
             )
     recipe = config.recipe(levels=levels, network_digest=digest)
     return recipe | {"format": category.format, "split_rule": category.split_rule}
-
-
-def _manifest(
-    category: Category,
-    recipe: dict,
-    scan: Scan,
-    entries: Sequence[ShardEntry],
-    output: Output,
-    made: Made,
-) -> Manifest:
-    n_normals = sum(entry.normals for entry in entries)
-    counts, fallbacks = tally(n_normals, list(output.kinds(entries)))
-    wanted = n_normals * recipe["draws"]
-    counts["dropped"] = {
-        policy: wanted - sum(counts["policies"].get(policy, {}).values())
-        for policy in recipe["policies"]
-    }
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        category=category.name,
-        format=category.format,
-        recipe=recipe,
-        licence=category.licence,
-        attribution=category.attribution,
-        split_rule=category.split_rule,
-        training_files=scan.file_digests,
-        duplicates=len(scan.duplicates),
-        skipped=tuple(
-            # The path of this machine is not part of a set: only the reason is kept.
-            {"source": source, "reason": error.what}
-            for source, error in zip(scan.skipped_sources, scan.skipped, strict=True)
-        ),
-        counts=counts,
-        fallbacks=fallbacks,
-        **shard_fields(entries),
-        versions=_versions(made),
-        saliency="stored" if recipe["levels"] else "unused",
-        origin=origin("build"),
-    )
-
-
-def _versions(made: Made) -> dict[str, str]:
-    """Of the libraries here, and of those of workers that have others."""
-    own = library_versions()
-    joined = {
-        name: joined_texts([version, *(row.get(name, "") for row in made.versions)])
-        for name, version in own.items()
-    }
-    others = sorted(name for name in own if joined[name] != own[name])
-    if others:
-        warnings.warn(
-            f"workers have other versions of {', '.join(others)}: elsewhere this set may not come "
-            "out with the same bytes",
-            stacklevel=2,
-        )
-    return joined
 
 
 def _log(output: Output, **fields: object) -> None:

@@ -11,8 +11,9 @@ from conftest import IMAGE_SIZE, invoke_gen
 from test_gen_pipeline import digests
 
 from generator import unit
-from generator.backends import Backend, in_threads
+from generator.backends import Backend
 from generator.thread_count import torch_threads
+from generator.threads import in_threads
 from manifests.errors import ConfigError
 
 
