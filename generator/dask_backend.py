@@ -41,6 +41,7 @@ _ANSWER_S = 10.0
 _MOST_LOSSES = 20  # of the scheduler, without a result between them
 _LEAST_SENT = 8
 _LARGE_GRAPH = {"distributed.admin.large-graph-warning-threshold": "10 GiB"}
+_TALKERS = ("distributed", "tornado", "asyncio")
 GOES_ON = "run the same command again, it goes on where this run stopped"
 
 
@@ -235,8 +236,11 @@ def _watch(backend: _Backend, client: Client, stop: threading.Event) -> None:
     """Ends a wait that nobody would end: for workers that do not come, or a silent scheduler."""
     seen = time.monotonic()
     is_told = False
+    first = client.scheduler_comm
     while not stop.wait(_WATCH_S):
-        if client.status in ("closing", "closed"):
+        # A client that connects anew has dropped its tasks, and does not say so of one whose result
+        # it was just fetching.
+        if client.scheduler_comm is not first:
             backend.fail(_SchedulerLost())
             return
         if _threads(client):
@@ -309,9 +313,8 @@ def _closing(client: Client) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps Dask's own words of connections that come and go from the terminal."""
-    logger = logging.getLogger("distributed")
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
-    loggers = [logger, *map(logging.getLogger, names)]
+    known = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _TALKERS]
+    loggers = [logging.getLogger(name) for name in {*known, *_TALKERS}]
     before = [one.level for one in loggers]
     for one in loggers:
         one.setLevel(logging.CRITICAL)
