@@ -40,10 +40,9 @@ class LocationType(click.ParamType):
 class OutputType(click.Path):
     """A folder to write to, or a URL, which stays text."""
 
-    name = "PATH|URL"
-
     def __init__(self) -> None:
         super().__init__(path_type=Path, file_okay=False)
+        self.name = "PATH|URL"
 
     def convert(self, value, param, ctx):
         from manifests.url import is_url

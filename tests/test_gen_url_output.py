@@ -20,8 +20,10 @@ from manifests import transfer
 from manifests.errors import OutputError, SetError, WorkerError
 from manifests.location import Location
 from manifests.remote import open_location, push_set
+from manifests.schema import read_manifest
 from manifests.transfer import Patience
 from manifests.verify import verify_set
+from manifests.versions import library_versions
 from reference.buckets import s3_bucket
 
 NAME = "photos"
@@ -314,6 +316,19 @@ def test_another_network_on_a_worker_is_named(photos, tmp_path):
     with pytest.raises(WeightsError, match="on worker") as error:
         make_shard(replace(task, work=missing))
     assert error.value.path == str(tmp_path / "none.safetensors")
+
+
+def test_workers_with_other_libraries_are_told_of_and_recorded(photos, tmp_path, monkeypatch):
+    own = library_versions()
+    monkeypatch.setattr(
+        "generator.made_shard.library_versions", lambda: own | {"numpy": "0.1", "more": "1"}
+    )
+    result = build(photos, tmp_path)
+    assert "workers have other versions of numpy:" in result.output
+    versions = read_manifest(tmp_path / NAME)[0].versions
+    assert versions.keys() == own.keys()
+    assert own["numpy"] in versions["numpy"] and "0.1" in versions["numpy"]
+    assert all(versions[name] == own[name] for name in own if name != "numpy")
 
 
 def test_what_a_url_cannot_do_is_refused(photos, tmp_path):
