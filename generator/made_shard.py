@@ -16,6 +16,7 @@ from manifests.versions import library_versions
 
 MAX_BYTES = 1 << 20
 _MAX_LEVEL = 9999
+_MAX_NEGATIVES = 1 << 24  # they are counted one by one
 _FIELDS = {"entry", "unit_digest", "kinds", "versions"}
 
 Kind = tuple[str, int, int]
@@ -46,6 +47,7 @@ class MadeShard:
         require(all(map(_is_kind, self.kinds)), "kinds are malformed")
         total = sum(row[3] for row in self.kinds)
         require(total == self.entry.negatives, "kinds are not those of the negatives")
+        require(total <= _MAX_NEGATIVES, "there are too many negatives")
         require(is_text_table(self.versions), "versions is malformed")
 
     @classmethod

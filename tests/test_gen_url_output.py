@@ -154,6 +154,12 @@ def test_a_note_is_what_was_made_or_nothing(photos, whole, tmp_path, monkeypatch
         with pytest.raises(SetError, match="no note"):
             MadeShard.from_bytes(json.dumps(plain | {"kinds": [kind]}).encode())
 
+    endless = plain["entry"] | {"negatives": 1 << 50}
+    with pytest.raises(SetError, match="too many negatives"):
+        MadeShard.from_bytes(
+            json.dumps(plain | {"entry": endless, "kinds": [["swap", 0, 0, 1 << 50]]}).encode()
+        )
+
 
 def test_other_options_need_overwrite(photos, whole, tmp_path, monkeypatch):
     build(photos, tmp_path, "--seed", 1)
