@@ -237,12 +237,13 @@ def _watch(backend: _Backend, client: Client, stop: threading.Event) -> None:
     seen = time.monotonic()
     is_told = False
     first = client.scheduler_comm
+    # It says so until it is heard: there may be no task yet that could fail.
     while not stop.wait(_WATCH_S):
         # A client that connects anew has dropped its tasks, and does not say so of one whose result
         # it was just fetching.
         if client.scheduler_comm is not first:
             backend.fail(_SchedulerLost())
-            return
+            continue
         if _threads(client):
             seen, is_told = time.monotonic(), False
             continue
@@ -264,7 +265,6 @@ def _watch(backend: _Backend, client: Client, stop: threading.Event) -> None:
                     hint=f"start some (dask worker), then {GOES_ON}",
                 )
             )
-            return
 
 
 def _threads(client: Client) -> int:

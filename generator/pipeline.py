@@ -119,13 +119,9 @@ def build_set(
         stored = None
         if reuse_saliency is not None:
             stored = _stored_saliency(reuse_saliency, category, config, output.name)
-        given = (
-            None
-            if weights is None
-            else os.path.abspath(weights)
-            if backend.is_cluster
-            else str(weights)
-        )
+        given = None if weights is None else str(weights)
+        if given is not None and backend.is_cluster:
+            given = os.path.abspath(given)
         recipe = _recipe(category, config, given, device, stored)
         if stored is not None:
             stored.check_recipe(recipe)

@@ -8,7 +8,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from conftest import IMAGE_SIZE, invoke_gen
+from conftest import IMAGE_SIZE, REPO, invoke_gen
 from test_gen_pipeline import digests, good_photos
 
 from generator import output, pipeline, scan
@@ -209,3 +209,19 @@ def test_dask_needs_its_address(sample_data, tmp_path):
         "build", sample_data, "--out", tmp_path, "--scheduler", "tcp://127.0.0.1:1", exit_code=2
     )
     assert "leave --scheduler out" in result.output
+
+
+@pytest.mark.slow
+def test_ray_gives_the_bytes_of_one_worker(
+    sample_data, built, category_name, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes out
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    for out in (tmp_path / "folder", f"file://{tmp_path}/url"):
+        invoke_gen(
+            "build", sample_data, "--out", out, "--image-size", IMAGE_SIZE, "--shard-images", 4,
+            "--backend", "ray", "--jobs", 2, "--quiet",
+        )  # fmt: skip
+    for root in ("folder", "url"):
+        assert digests(tmp_path / root / category_name) == digests(built / category_name)
