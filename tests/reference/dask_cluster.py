@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-STARTED_S = 60
+STARTED_S = 120
 
 
 def need_dask():
@@ -75,7 +75,7 @@ class Cluster:
         options = ["--nanny" if nanny else "--no-nanny", *more]
         process = self._start(
             f"worker-{len(self.workers)}", "dask_worker", self.address, "--nthreads", 1,
-            "--death-timeout", 60, "--local-directory", self.scratch / "local", *options,
+            "--death-timeout", STARTED_S, "--local-directory", self.scratch / "local", *options,
             inside=inside,
         )  # fmt: skip
         self.workers.append(process)
@@ -114,7 +114,7 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def wait_until(is_so, *, seconds: float = 120) -> None:
+def wait_until(is_so, *, seconds: float = 300) -> None:
     """Fails the test where it does not become so."""
     deadline = time.monotonic() + seconds
     while not is_so():
