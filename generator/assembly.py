@@ -6,7 +6,7 @@ What `build`, `replay`, `merge` and `subset` share: they differ in what a shard 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -78,16 +78,54 @@ def assemble(
     check: Callable[[Sequence[Unit]], None] | None = None,
     progress: Progress | None = None,
 ) -> Assembled:
+    """`assemble_with` worker processes of this machine.
+
+    Args:
+        units, folder, overwrite, kept, is_wanted, check, progress: as there.
+        make: writes one shard into the folder and returns its entry; with several jobs it runs
+            in other processes and must survive pickling.
+        jobs: worker processes.
+        take_part: this process is one of them, which shards that are quickly made profit from.
+
+    Raises:
+        SetError, OutputError: as there.
+        Whatever `check` and `make` raise; unfinished files are removed.
+    """
+
+    def run(todo: Sequence[Unit]) -> AbstractContextManager[Iterator[ShardEntry]]:
+        workers = min(jobs, max(len(todo), 1))
+        return in_workers(make, todo, workers=workers, take_part=take_part)
+
+    return assemble_with(
+        run,
+        units,
+        folder,
+        overwrite=overwrite,
+        kept=kept,
+        is_wanted=is_wanted,
+        check=check,
+        progress=progress,
+    )
+
+
+def assemble_with(
+    run: Callable[[Sequence[Unit]], AbstractContextManager[Iterator[ShardEntry]]],
+    units: Sequence[Unit],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    kept: frozenset[str] = frozenset(),
+    is_wanted: IsWanted | None = None,
+    check: Callable[[Sequence[Unit]], None] | None = None,
+    progress: Progress | None = None,
+) -> Assembled:
     """Makes every shard of a plan that an earlier run has not left finished. Call it in `writing`.
 
     Args:
+        run: makes shards in the folder, in whatever way, and gives their entries as they come.
         units: in the order of their names.
-        make: writes one shard into the folder and returns its entry; with several jobs it runs
-            in other processes and must survive pickling.
         folder: where the shards go; a manifest that is there is removed first, unless shards are
             `kept`, so that nobody takes a half-replaced folder for a set.
-        jobs: worker processes.
-        take_part: this process is one of them, which shards that are quickly made profit from.
         overwrite: replace shards of other plans.
         kept: shards of a set that is there and stays whole while new ones are added.
         is_wanted: what a finished shard must be to be taken up, beside of its unit.
@@ -99,7 +137,7 @@ def assemble(
         SetError: a shard of another plan, or somebody's file named like one, is in the way and
             `overwrite` is not given.
         OutputError: the folder cannot be written.
-        Whatever `check` and `make` raise; unfinished files are removed.
+        Whatever `check` and `run` raise; unfinished files are removed.
     """
     entries = clear_and_resume(
         folder, units, overwrite=overwrite, kept=kept, is_wanted=is_wanted, check=check
@@ -111,9 +149,8 @@ def assemble(
     count = total - fresh
     if progress is not None and todo:
         progress(count, total)
-    workers = min(jobs, max(len(todo), 1))
     try:
-        with in_workers(make, todo, workers=workers, take_part=take_part) as results:
+        with run(todo) as results:
             for entry in results:
                 entries[entry.name] = entry
                 # So that a run that takes this one up need not try it in a process of its own.

@@ -15,7 +15,7 @@ from generator.build_options import PRESETS, build_config, idle_options, recipe_
 from manifests import command_line as common
 from manifests import hdf5_plugins
 from manifests.errors import SetError
-from manifests.option_types import LOCAL_SET, LocationType
+from manifests.option_types import LOCAL_SET, LocationType, OutputType
 from manifests.progress import Progress, progress_maker
 from manifests.terminal import counted
 
@@ -77,7 +77,13 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 
 @main.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@common.out_option("Folder for the sets, one subfolder per category.", required=True)
+@click.option(
+    "--out",
+    type=OutputType(),
+    required=True,
+    help="Folder for the sets, one subfolder per category; or a URL that can be written, such as "
+    "s3://bucket/sets.",
+)
 @recipe_options
 @click.option(
     "--reuse-saliency",
@@ -86,7 +92,25 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
     help="Take the saliency maps from this set of the same images (or root of several) instead of "
     "running the network again; the result is the same.",
 )
-@common.jobs_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Shards made at once.  [default: one per CPU core; with dask and ray as many "
+    "as the cluster has room for]",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["loky", "threading", "dask", "ray"]),
+    default="loky",
+    show_default=True,
+    help="What makes the shards: worker processes, threads of this one, or a cluster "
+    "(docs/scale.md). The bytes are the same.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Of Dask's scheduler (tcp://10.0.0.1:8786), or of a Ray cluster.",
+)
 @common.device_option
 @common.category_option
 @common.format_option
@@ -128,21 +152,25 @@ def build(context: click.Context, **options) -> None:
     cutswap-gen build mvtec/ --out shards
     cutswap-gen build photos/ --out shards --image-size 320 --fit letterbox
     cutswap-gen build photos/ --out shards --image-size 320 --fit letterbox --add
+    cutswap-gen build mvtec/ --out s3://bucket/sets --backend dask --scheduler tcp://10.0.0.1:8786
     """
     if options["add"] and options["overwrite"]:
         raise click.UsageError("--add keeps what is there, --overwrite replaces it: pass one")
     common.apply_preset(context, options, PRESETS)
+    from generator.backends import Backend
     from generator.describe_made import build_json, describe_build
     from generator.pipeline import build_set
     from manifests.datasets import open_data
     from manifests.weights import resolve_device
 
     config = build_config(options)
+    backend = Backend(name=options["backend"], scheduler=options["scheduler"])
     has_pass = config.needs_saliency and options["reuse_saliency"] is None
     for option in idle_options(context, config, has_pass=has_pass):
         click.echo(f"note: {option} changes nothing in this build", err=True)
     device = resolve_device(options["device"]) if has_pass else "cpu"
     threads = config.threads if has_pass else 1
+    own = None if backend.is_cluster else max(1, (os.cpu_count() or 1) // threads)
     categories = open_data(
         options["data"],
         format=options["data_format"],
@@ -159,7 +187,8 @@ def build(context: click.Context, **options) -> None:
             options["out"],
             weights=options["weights"],
             device=device,
-            jobs=options["jobs"] or max(1, (os.cpu_count() or 1) // threads),
+            jobs=options["jobs"] or own,
+            backend=backend,
             max_pixels=round(options["max_megapixels"] * 1e6),
             skip_bad=options["skip_bad"],
             overwrite=options["overwrite"],

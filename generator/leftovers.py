@@ -12,6 +12,7 @@ from generator.leftover_shards import IsWanted, Planned, finished_shards, lying_
 from generator.scan import Scan
 from manifests.atomic import output_error
 from manifests.errors import OutputError, SetError
+from manifests.run_folder import end_runs
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
     MANIFEST_NAME,
@@ -45,7 +46,7 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def check_recipe(folder: Path, manifest: Manifest, recipe: dict) -> None:
+def check_recipe(folder: Path | str, manifest: Manifest, recipe: dict) -> None:
     """Make sure that the set in a folder is of this recipe. Raises SetError."""
     if manifest.recipe != recipe:
         old = manifest.recipe
@@ -73,6 +74,13 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
         SetError: it was not built, is of other options or images, or a shard is missing.
     """
     manifest, set_digest = read_manifest(folder)
+    check_same(folder, manifest, recipe, scan)
+    check_shards(folder, manifest)
+    return manifest, set_digest
+
+
+def check_same(folder: Path | str, manifest: Manifest, recipe: dict, scan: Scan) -> None:
+    """Make sure that a set was built, with this recipe and of these images. Raises SetError."""
     command = manifest.origin["command"]
     if command != "build":  # a part of a set has its recipe and names its training files
         raise SetError(
@@ -90,8 +98,6 @@ def same_set(folder: Path, recipe: dict, scan: Scan) -> tuple[Manifest, str]:
             got=f"{len(scan.file_digests)} files, not the same",
             hint="pass --add to append new images, --overwrite to replace it, or another --out",
         )
-    check_shards(folder, manifest)
-    return manifest, set_digest
 
 
 def same_origin(folder: Path, origin: Mapping[str, object]) -> tuple[Manifest, str]:
@@ -207,7 +213,8 @@ def settle(folder: Path) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes files that a killed run left half written. Raises OSError."""
+    """Removes what a killed run left half written, and locks its workers out. Raises OSError."""
+    end_runs(folder)
     for path in list(folder.iterdir()):
         match = _UNFINISHED.fullmatch(path.name)
         if match is None or (path.is_dir() and not path.is_symlink()):

@@ -7,44 +7,40 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from generator.addition import Addition
-from generator.assembly import assemble, publish, writing
+from generator.backends import Backend
+from generator.built_manifest import built_manifest
 from generator.config import BuildConfig
-from generator.leftovers import disk_bytes, same_set, settle
+from generator.output import FolderOutput, Labour, Output
 from generator.scan import Scan, scan_samples
 from generator.set_summary import SetSummary
+from generator.shard_task import Work
 from generator.stored_saliency import (
     EMBEDDED_DIGEST,
     EMBEDDED_LEVELS,
     StoredSaliency,
     StoredShard,
 )
-from generator.unit import Unit, build_unit, cached_network, plan_units
+from generator.unit import cached_network, plan_units
+from generator.url_output import UrlOutput
 from manifests.confine import category_folder
 from manifests.datasets import Category
 from manifests.errors import BadImages, ConfigError, DataError, SetError
 from manifests.images import DEFAULT_MAX_PIXELS
+from manifests.location import Location
 from manifests.progress import ProgressMaker
-from manifests.schema import (
-    MANIFEST_NAME,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardEntry,
-    origin,
-    shard_fields,
-    tally,
-)
-from manifests.shard import Shard
-from manifests.versions import library_versions
+from manifests.schema import Manifest
+from manifests.url import is_url
 from manifests.weights import EMBEDDED
 
 LOG = "build.log"
 MIN_NORMALS = 2
+LOKY = Backend()
+"""Worker processes of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,8 @@ def build_set(
     *,
     weights: Path | None = None,
     device: str = "cpu",
-    jobs: int = 1,
+    jobs: int | None = 1,
+    backend: Backend = LOKY,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     overwrite: bool = False,
@@ -82,9 +79,11 @@ def build_set(
     """Builds `out/<category>/`, or takes up where an interrupted run stopped.
 
     Args:
-        category, config, out: the data, the options, and where the set's folder is to lie.
+        category, config, out: the data, the options, and where the set's folder is to lie; that
+            may be a URL, where nothing is locked: a run that begins there ends one that goes on.
         weights, device: of the saliency network; not used where no policy needs saliency.
-        jobs: worker processes.
+        jobs: shards made at once; None for as many as a cluster has room for.
+        backend: what makes them: worker processes, threads, or a cluster.
         max_pixels: of one source image.
         skip_bad: go on without unusable images.
         overwrite: replace what the folder holds.
@@ -98,13 +97,16 @@ def build_set(
 
     Raises:
         BadImages: with every unusable training image, unless `skip_bad`.
-        ConfigError: a level that the network does not have, `add` together with `overwrite`, or a
-            `reuse_saliency` whose maps are not those that this build would compute.
+        ConfigError: a level that the network does not have, `add` together with `overwrite` or with
+            a URL, a URL that cannot be written, or a `reuse_saliency` whose maps are not those that
+            this build would compute.
         DataError: fewer than two usable images.
         SetError: the folder holds a set of other options or images and `overwrite` is not given,
             or, with `add`, one of other options or one that was not built; or `reuse_saliency` is
             no set, damaged, or of other images.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another run has taken a URL over.
+        RemoteError: what lies behind a URL cannot be reached.
+        WorkerError: a worker was ended, or a cluster's scheduler is gone for good.
     """
     started = time.monotonic()
     if add and overwrite:
@@ -112,12 +114,14 @@ def build_set(
             "--add and --overwrite exclude each other",
             hint="--add keeps what is there, --overwrite replaces it: pass one of them",
         )
-    folder = category_folder(out, category.name, path=category.root)
-    with writing(folder):
+    output = output_of(out, category, add=add)
+    with output.writing():
         stored = None
         if reuse_saliency is not None:
-            stored = _stored_saliency(reuse_saliency, category, config, folder)
+            stored = _stored_saliency(reuse_saliency, category, config, output.name)
         given = None if weights is None else str(weights)
+        if given is not None and backend.is_cluster:
+            given = os.path.abspath(given)
         recipe = _recipe(category, config, given, device, stored)
         if stored is not None:
             stored.check_recipe(recipe)
@@ -125,34 +129,36 @@ def build_set(
             category.train,
             config.geometry,
             max_pixels=max_pixels,
-            jobs=jobs,
+            jobs=jobs or os.cpu_count() or 1,
             progress=make_progress and make_progress(f"scan {category.name}", "images"),
         )
-        has_set = not overwrite and (folder / MANIFEST_NAME).exists()
-        addition = Addition.find(folder, recipe, scan) if add and has_set else None
+        has_set = not overwrite and output.has_set()
+        addition = None
+        if add and has_set:
+            addition = Addition.find(Path(output.name), recipe, scan)
         _need_usable(scan, category, skip_bad=skip_bad, least=1 if addition else MIN_NORMALS)
         if has_set and (addition is None or addition.is_empty):
             if addition is None:
-                manifest, set_digest = same_set(folder, recipe, scan)
+                manifest, set_digest = output.same_set(recipe, scan)
             else:
                 manifest, set_digest = addition.manifest, addition.set_digest
-            _check_terms(manifest, category, folder, add=add)
-            settle(folder)
+            _check_terms(manifest, category, output.name, add=add)
+            output.settle()
             return BuildSummary(
-                folder=folder,
+                folder=output.name,
                 set_digest=set_digest,
                 manifest=manifest,
                 resumed_shards=len(manifest.shards),
                 is_unchanged=True,
                 seconds=time.monotonic() - started,
                 fresh_images=0,
-                disk_bytes=disk_bytes(folder),
+                disk_bytes=output.stored_bytes(),
                 added_images=None if addition is None else 0,
             )
         if addition is None:
             units = plan_units(scan.images, recipe, config.shard_images)
         else:
-            _check_terms(addition.manifest, category, folder, add=True)
+            _check_terms(addition.manifest, category, output.name, add=True)
             units = [
                 replace(unit, name=addition.shard_name(number))
                 for number, unit in enumerate(
@@ -162,56 +168,76 @@ def build_set(
         shards: Sequence[StoredShard | None] = [None] * len(units)
         if stored is not None and units:
             shards = stored.shards_of([unit.images for unit in units])
-        make = partial(
-            _make,
-            stored=dict(zip((unit.name for unit in units), shards, strict=True)),
-            folder=folder,
-            config=config,
-            levels=tuple(recipe["levels"]),
-            weights=given,
-            device=device,
-            max_pixels=max_pixels,
-        )
+        # A network on a GPU serves one process; everything else is work for the CPU.
+        is_alone = device != "cpu" and stored is None and bool(recipe["levels"])
+        if is_alone and not backend.is_cluster:
+            jobs = 1
         label = f"build {category.name}" + (", saliency reused" if stored is not None else "")
-        made = assemble(
+        made = output.make(
             units,
-            make,
-            folder,
-            # A network on a GPU serves one process; everything else is work for the CPU.
-            jobs=jobs if device == "cpu" or stored is not None or not recipe["levels"] else 1,
+            Work(
+                config=config,
+                levels=tuple(recipe["levels"]),
+                weights=given,
+                network_digest=recipe["network"] and recipe["network"]["digest"],
+                device=device,
+                max_pixels=max_pixels,
+            ),
+            dict(zip((unit.name for unit in units), shards, strict=True)),
+            Labour(backend=backend, jobs=jobs),
             overwrite=overwrite,
             kept=frozenset() if addition is None else addition.kept,
             progress=make_progress(label, "images") if make_progress else None,
         )
         entries = made.entries if addition is None else addition.entries(made.entries)
-        manifest = _manifest(category, recipe, scan, entries, folder)
+        manifest = built_manifest(category, recipe, scan, entries, output, made)
         if addition is not None:
             manifest = addition.united(manifest)
-        set_digest = publish(folder, manifest)
+        set_digest = output.publish(manifest)
         seconds = time.monotonic() - started
         _log(
-            folder,
+            output,
             seconds=round(seconds, 2),
             fresh_images=made.fresh_images,
             jobs=jobs,
+            backend=backend.name,
             digest=set_digest,
             saliency_from=None if stored is None else stored.set_digest,
         )
     return BuildSummary(
-        folder=folder,
+        folder=output.name,
         set_digest=set_digest,
         manifest=manifest,
-        resumed_shards=len(made.resumed),
+        resumed_shards=made.n_resumed,
         is_unchanged=False,
         seconds=seconds,
         fresh_images=made.fresh_images,
-        disk_bytes=disk_bytes(folder),
+        disk_bytes=output.stored_bytes(),
         saliency_from=None if stored is None else stored.folder,
         added_images=None if addition is None else len(addition.images),
     )
 
 
-def _check_terms(manifest: Manifest, category: Category, folder: Path, *, add: bool) -> None:
+def output_of(out: str | os.PathLike[str], category: Category, *, add: bool = False) -> Output:
+    """Where the set of a category goes: a folder below `out`, or one behind a URL.
+
+    Raises:
+        ConfigError: `out` is a URL that cannot be written, or one together with `add`.
+        SetError: the category is no name for a folder.
+    """
+    if not is_url(out):
+        return FolderOutput(category_folder(out, category.name, path=category.root))
+    target = Location.of(str(out))
+    if add:
+        raise ConfigError(
+            "--add needs a folder",
+            path=target.name,
+            hint="pull the set, add to it, and push it with --overwrite",
+        )
+    return UrlOutput(target.child(category.name))
+
+
+def _check_terms(manifest: Manifest, category: Category, folder: Path | str, *, add: bool) -> None:
     """Refuses to leave a set alone that says something else about the rights to its images."""
     for name in ("licence", "attribution"):
         old, new = getattr(manifest, name), getattr(category, name)
@@ -240,31 +266,8 @@ def _need_usable(scan: Scan, category: Category, *, skip_bad: bool, least: int) 
         )
 
 
-def _make(
-    unit: Unit,
-    *,
-    stored: Mapping[str, StoredShard | None],
-    folder: Path,
-    config: BuildConfig,
-    levels: tuple[int, ...],
-    weights: str | None,
-    device: str,
-    max_pixels: int,
-) -> ShardEntry:
-    return build_unit(
-        unit,
-        folder,
-        config,
-        levels=levels,
-        weights=weights,
-        device=device,
-        max_pixels=max_pixels,
-        stored=stored[unit.name],
-    )
-
-
 def _stored_saliency(
-    path: str | os.PathLike[str], category: Category, config: BuildConfig, folder: Path
+    path: str | os.PathLike[str], category: Category, config: BuildConfig, folder: Path | str
 ) -> StoredSaliency:
     if not config.needs_saliency:
         raise ConfigError(
@@ -273,7 +276,7 @@ def _stored_saliency(
             hint="leave it out",
         )
     stored = StoredSaliency.open(path, category.name)
-    if stored.folder.resolve() == folder.resolve():
+    if not is_url(folder) and stored.folder.resolve() == Path(folder).resolve():
         raise ConfigError(
             "--reuse-saliency: this is the set to be written", path=folder, hint="change --out"
         )
@@ -309,47 +312,11 @@ def _recipe(
     return recipe | {"format": category.format, "split_rule": category.split_rule}
 
 
-def _manifest(
-    category: Category, recipe: dict, scan: Scan, entries: Sequence[ShardEntry], folder: Path
-) -> Manifest:
-    rows: list[tuple[str, int, int]] = []
-    for entry in entries:
-        with Shard(folder / entry.name) as shard:
-            index = shard.index
-            levels = map(int, index.level)
-            rows += zip(index.policies, levels, map(int, index.fallback), strict=True)
-    n_normals = sum(entry.normals for entry in entries)
-    counts, fallbacks = tally(n_normals, rows)
-    wanted = n_normals * recipe["draws"]
-    counts["dropped"] = {
-        policy: wanted - sum(counts["policies"].get(policy, {}).values())
-        for policy in recipe["policies"]
-    }
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        category=category.name,
-        format=category.format,
-        recipe=recipe,
-        licence=category.licence,
-        attribution=category.attribution,
-        split_rule=category.split_rule,
-        training_files=scan.file_digests,
-        duplicates=len(scan.duplicates),
-        skipped=tuple(
-            # The path of this machine is not part of a set: only the reason is kept.
-            {"source": source, "reason": error.what}
-            for source, error in zip(scan.skipped_sources, scan.skipped, strict=True)
-        ),
-        counts=counts,
-        fallbacks=fallbacks,
-        **shard_fields(entries),
-        versions=library_versions(),
-        saliency="stored" if recipe["levels"] else "unused",
-        origin=origin("build"),
-    )
-
-
-def _log(folder: Path, **fields: object) -> None:
+def _log(output: Output, **fields: object) -> None:
+    """Adds a line to the log beside a set; there is none behind a URL."""
+    if is_url(output.name):
+        return
+    folder = Path(output.name)
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = json.dumps({"finished": stamp, **fields})
     try:

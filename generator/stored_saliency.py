@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -38,6 +39,14 @@ _SHAPING = {
 }
 
 
+class StoredMaps(Protocol):
+    """The saliency maps of one shard's images, and what they were made with."""
+
+    environment: dict[str, str]
+
+    def maps(self, digests: Sequence[str], levels: Sequence[int]) -> dict[int, np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class StoredShard:
     """One shard with saliency maps, small enough to be sent to a worker process.
@@ -65,6 +74,23 @@ class StoredShard:
                 level: np.stack([shard.saliency(row, level) for row in range(len(digests))])
                 for level in levels
             }
+
+
+@dataclass(frozen=True)
+class CarriedMaps:
+    """What `StoredShard.maps` gives, for a machine that does not see the set's folder.
+
+    Attributes:
+        kept: level -> (N, h_l, w_l) uint8, in the order of the shard's images.
+        environment: of the saliency pass that made the maps.
+    """
+
+    kept: dict[int, np.ndarray]
+    environment: dict[str, str]
+
+    def maps(self, digests: Sequence[str], levels: Sequence[int]) -> dict[int, np.ndarray]:
+        """The maps of these levels; they were taken for these very normals."""
+        return {level: self.kept[level] for level in levels}
 
 
 @dataclass(frozen=True)

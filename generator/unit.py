@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import numpy as np
 from generator.config import BuildConfig
 from generator.negatives import negatives_of_image, policy_of
 from generator.scan import ScannedImage
-from generator.stored_saliency import StoredShard
+from generator.stored_saliency import StoredMaps
+from generator.thread_count import torch_threads
 from manifests.allocator import keep_freed_memory
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import Box
@@ -65,10 +65,22 @@ def plan_units(images: Sequence[ScannedImage], recipe: dict, shard_images: int) 
     return units
 
 
-@functools.lru_cache(maxsize=1)
+_own = threading.local()
+_loading = threading.Lock()
+
+
 def cached_network(name: str, weights: str | None, device: str) -> Network:
-    """`load_network`, folded, once per process and not once per shard."""
-    return folded_network(load_network(name, weights=weights, device=device))
+    """`load_network`, folded, once per thread and not once per shard.
+
+    A saliency pass hangs hooks into the network, so that threads cannot share one.
+    """
+    key = (name, weights, device)
+    if getattr(_own, "key", None) != key:
+        _own.key = _own.network = None
+        with _loading:  # building one borrows the global random state
+            _own.network = folded_network(load_network(name, weights=weights, device=device))
+        _own.key = key
+    return _own.network
 
 
 def build_unit(
@@ -80,7 +92,8 @@ def build_unit(
     weights: str | None,
     device: str,
     max_pixels: int,
-    stored: StoredShard | None = None,
+    stored: StoredMaps | None = None,
+    files: Sequence[bytes] | None = None,
 ) -> ShardEntry:
     """Makes and writes one shard.
 
@@ -90,6 +103,7 @@ def build_unit(
         weights, device: of the network, which runs only where there are levels and no `stored`.
         max_pixels: of one source image.
         stored: the shard to take the saliency maps from.
+        files: what is in the images' files, where they cannot be read from here.
 
     Raises:
         ImageError: a file changed since it was scanned.
@@ -107,7 +121,10 @@ def build_unit(
     negatives: list[NegativeRecord] = []
     for start in range(0, len(unit.images), config.batch):
         batch = unit.images[start : start + config.batch]
-        loaded = [_load_again(image, config, max_pixels) for image in batch]
+        loaded = [
+            _load_again(image, files and files[row], config, max_pixels)
+            for row, image in enumerate(batch, start)
+        ]
         maps = maps_of(start, np.stack([canvas for canvas, _ in loaded]))
         for index, (image, (canvas, box)) in enumerate(zip(batch, loaded, strict=True)):
             own = {level: maps[level][index] for level in levels}
@@ -147,7 +164,7 @@ def _saliency_source(
     levels: tuple[int, ...],
     weights: str | None,
     device: str,
-    stored: StoredShard | None,
+    stored: StoredMaps | None,
 ) -> tuple[BatchMaps, dict[str, str]]:
     """Where the maps of a batch come from, and what they were made with."""
     if not levels:
@@ -165,7 +182,7 @@ def _saliency_source(
     network = cached_network(config.network, weights, device)
 
     def compute(_start: int, canvases: np.ndarray) -> dict[int, np.ndarray]:
-        with _torch_threads(config.threads):
+        with torch_threads(config.threads):
             return saliency_maps(
                 network, canvases, levels=levels, precision=config.precision, device=device
             )
@@ -173,22 +190,11 @@ def _saliency_source(
     return compute, environment_of(device, config.threads)
 
 
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _load_again(
-    image: ScannedImage, config: BuildConfig, max_pixels: int
+    image: ScannedImage, data: bytes | None, config: BuildConfig, max_pixels: int
 ) -> tuple[np.ndarray, Box]:
-    data = read_bytes(image.path, max_pixels=max_pixels)
+    if data is None:
+        data = read_bytes(image.path, max_pixels=max_pixels)
     if bytes_digest(data) != image.file_sha256:
         raise ImageError("changed while the set was built", path=image.path, hint="build again")
     decoded = decode_image(data, path=image.path, max_pixels=max_pixels, repeat_grey=False)

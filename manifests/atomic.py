@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -75,9 +75,8 @@ def output_error(path: Path, error: OSError, *, action: str = "written") -> Outp
     )
 
 
-def _sync_folder(folder: Path) -> None:
-    # The file is complete by now. This only makes its name survive a power cut, and some file
-    # systems do not offer it.
+def sync_folder(folder: Path) -> None:
+    """Make the name of a file that is complete survive a power cut, where that is offered."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

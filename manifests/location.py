@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,6 +175,23 @@ class Location:
             raise
         return sorted({row.rstrip("/").rsplit("/", 1)[-1] for row in rows})
 
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file that lies directly in the folder; empty without one.
+
+        Raises:
+            RemoteError: the server does not list it.
+        """
+        try:
+            with self._errors():
+                self._fs.invalidate_cache()
+                rows = self._fs.ls(self._path, detail=True)
+        except RemoteError as error:
+            if error.is_missing:
+                return {}
+            raise
+        files = [row for row in rows if row["type"] == "file"]
+        return {row["name"].rsplit("/", 1)[-1]: row["size"] for row in files}
+
     def put(self, file: Path) -> None:
         """Upload a file; it is there as a whole or not at all, under this location's name."""
         with self._errors():
@@ -181,7 +199,8 @@ class Location:
                 self._fs.put_file(str(file), self._path)
                 return
             folder, _, name = self._path.rpartition("/")
-            temporary = f"{folder}/.{name}.tmp-{os.getpid()}"
+            # Of digits, as everywhere, but another one on every machine.
+            temporary = f"{folder}/.{name}.tmp-{uuid.uuid4().int}"
             self._fs.makedirs(folder, exist_ok=True)
             try:
                 self._fs.put_file(str(file), temporary)

@@ -37,6 +37,19 @@ class LocationType(click.ParamType):
         return value if isinstance(value, Path) or is_url(value) else Path(value)
 
 
+class OutputType(click.Path):
+    """A folder to write to, or a URL, which stays text."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+        self.name = "PATH|URL"
+
+    def convert(self, value, param, ctx):
+        from manifests.url import is_url
+
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
 class LocalType(click.ParamType):
     """A path where no URL will do; a URL is refused, because as a path it would lead nowhere.
 

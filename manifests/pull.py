@@ -17,6 +17,7 @@ from manifests.lock import folder_lock
 from manifests.probe import mark_familiar, probe_shards
 from manifests.progress import ProgressMaker
 from manifests.remote_manifest import named_after, one_set, remote_manifest
+from manifests.run_folder import end_runs
 from manifests.schema import (
     MANIFEST_DIGEST_NAME,
     MANIFEST_NAME,
@@ -245,6 +246,7 @@ def _check(source: Location, manifest: Manifest, parts: dict[str, Path]) -> None
 
 
 def _clear(folder: Path, kept: Iterable[Path]) -> None:
+    end_runs(folder)
     for pattern in _UNFINISHED:
         for path in folder.glob(pattern):
             if path not in kept:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +11,52 @@ from functools import partial
 from pathlib import Path
 
 from manifests.digest import file_digest
-from manifests.errors import ConfigError, DigestError, OutputError, SetError
+from manifests.errors import ConfigError, DigestError, SetError
 from manifests.licence import pixel_warning
 from manifests.location import Location, RemoteError
 from manifests.pull import JOBS, ProgressMaker
 from manifests.remote_manifest import MAX_DIGEST_FILE_BYTES, present_digest
 from manifests.schema import MANIFEST_DIGEST_NAME, MANIFEST_NAME, ShardEntry, read_manifest
 from manifests.shard_entry import is_shard_name
-from manifests.transfer import RETRIES, Patience, fetch_bytes, remote_digest, run_all
+from manifests.transfer import (
+    RETRIES,
+    Patience,
+    fetch_bytes,
+    put_bytes,
+    remote_digest,
+    run_all,
+)
 from manifests.verify import verify_set
 
 # What a killed push leaves where files are written under a temporary name.
 _UNFINISHED = re.compile(r"\.(shard-[0-9]{5,9}\.h5|manifest\.(json|sha256))\.tmp-[0-9]+")
+_NONE: frozenset[str] = frozenset()
+MARKER_NAME = "build.json"
+"""Says which build is writing to a folder behind a URL, while it does."""
+_OF_A_BUILD = re.compile(
+    r"build\.json|shard-[0-9]{5,9}\.json|\.(build|shard-[0-9]{5,9})\.json\.tmp-[0-9]+"
+)
+
+
+def note_name(shard: str) -> str:
+    """Name of what a build notes of a finished shard behind a URL: `shard-00000.json`."""
+    return shard.removesuffix(".h5") + ".json"
+
+
+def clear_traces(target: Location, patience: Patience, *, kept: frozenset[str] = _NONE) -> None:
+    """Removes what builds and uploads that were killed left beside shards and manifest.
+
+    Args:
+        kept: names that stay.
+    """
+    left = [
+        name
+        for name in target.names()
+        if name not in kept and (_UNFINISHED.fullmatch(name) or _OF_A_BUILD.fullmatch(name))
+    ]
+    # What says whose the rest is goes last.
+    for name in sorted(left, key=lambda name: name == MARKER_NAME):
+        patience.persist(target.child(name).remove)
 
 
 @dataclass(frozen=True)
@@ -114,7 +147,7 @@ def push_set(
     _check_sizes(target, manifest.shards)
     if check:
         _check_digests(target, manifest.shards, jobs, retries, make_progress)
-    _put_bytes(target.child(MANIFEST_NAME), (folder / MANIFEST_NAME).read_bytes(), patience)
+    put_bytes(target.child(MANIFEST_NAME), (folder / MANIFEST_NAME).read_bytes(), patience)
     if present_digest(target, patience) != digest:
         raise DigestError(
             "is not what was sent",
@@ -191,24 +224,10 @@ def _take_place(
         patience.persist(target.child(MANIFEST_NAME).remove)
         for name in shards:
             patience.persist(target.child(name).remove)
-    for name in names:
-        if _UNFINISHED.fullmatch(name):
-            patience.persist(target.child(name).remove)
+    clear_traces(target, patience)
     if marked != line:
-        _put_bytes(marker, line, patience)
+        put_bytes(marker, line, patience)
     return is_ours
-
-
-def _put_bytes(target: Location, data: bytes, patience: Patience) -> None:
-    try:
-        with tempfile.TemporaryDirectory(prefix="cutswap-") as folder:
-            file = Path(folder, "data")
-            file.write_bytes(data)
-            patience.persist(partial(target.put, file))
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", path=tempfile.gettempdir()
-        ) from error
 
 
 def _check_sizes(target: Location, entries: Sequence[ShardEntry]) -> None:

@@ -85,7 +85,7 @@ def remote_manifest(source: Location, *, retries: int = RETRIES) -> tuple[Manife
             data = fetch_bytes(source.child(MANIFEST_NAME), MAX_MANIFEST_BYTES, patience)
         except RemoteError as error:
             if error.is_missing:
-                error.hint = "an unfinished push has none: push the set again, it goes on"
+                error.hint = "an unfinished push or build has none: run it again, it goes on"
             raise
         try:
             return _read_copy(recorded, data)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -148,6 +150,24 @@ def remote_digest(source: Location, file_bytes: int, patience: Patience) -> str:
     sink = _Hasher()
     _receive(source, sink, file_bytes, patience, is_exact=True)
     return sink.hasher.hexdigest()
+
+
+def put_bytes(target: Location, data: bytes, patience: Patience) -> None:
+    """Upload a small file, as a whole or not at all.
+
+    Raises:
+        RemoteError: it fails for good.
+        OutputError: there is no room for it here.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="cutswap-") as folder:
+            file = Path(folder, "data")
+            file.write_bytes(data)
+            patience.persist(partial(target.put, file))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror or error})", path=tempfile.gettempdir()
+        ) from error
 
 
 def run_all(actions: Iterable[Callable[[], None]], jobs: int, patience: Patience) -> None:

@@ -15,6 +15,7 @@ from manifests.errors import ConfigError, DigestError, SetError
 from manifests.remote import RemoteError, find_remote_sets, open_location, pull_set, push_set
 from manifests.schema import write_manifest
 from manifests.verify import verify_set
+from reference.buckets import s3_bucket
 from reference.folders import names, same
 from reference.small_sets import flip_pixel, write_set
 
@@ -258,21 +259,8 @@ def test_a_missing_package_is_named(url, module, hint, tmp_path, monkeypatch):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """URL of an empty bucket of an S3-compatible server on loopback."""
-    pytest.importorskip("moto", reason="moto[server] is not installed")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        settings = {"key": "testing", "secret": "testing", "endpoint_url": f"http://{host}:{port}"}
-        monkeypatch.setitem(fsspec.config.conf, "s3", settings)
-        s3fs.S3FileSystem(**settings).mkdir("sets")
-        yield "s3://sets"
-    finally:
-        server.stop()
+    with s3_bucket(monkeypatch) as url:
+        yield url
 
 
 def test_an_s3_bucket_takes_and_gives_a_set(bucket, original, tmp_path):
