@@ -32,6 +32,7 @@ def test_every_thread_has_a_network_of_its_own(monkeypatch):
         return [name, weights, device]
 
     monkeypatch.setattr(unit, "load_network", load)
+    monkeypatch.setattr(unit, "folded_network", lambda network: network)
     monkeypatch.setattr(unit, "_own", threading.local())
     meeting = threading.Barrier(3)
 
