@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -153,6 +153,14 @@ class Processes:
             if len(buffer):
                 dist.broadcast(buffer, src=0, group=self._patient)
         return bytes(buffer.numpy())
+
+    def hear_tensors(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As `hear`, for tensors on the CPU by name."""
+        from safetensors.torch import load, save
+
+        if self.is_alone:
+            return dict(tensors)
+        return load(self.hear_bytes(save(dict(tensors)) if self.is_first else b""))
 
     def hear_all(self, value: Any) -> list[Any]:
         """What every process passes, in their order.

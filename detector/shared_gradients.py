@@ -46,9 +46,7 @@ class SharedGradients:
             self._wrapped = nn.parallel.DistributedDataParallel(
                 _Participants(self._run, parameters),
                 process_group=self._processes.group_of(self._device),
-                # Batch norms' statistics have a rule of their own, and equal starts are checked
-                # rather than made: a copy of the first process's would hide what went wrong.
-                broadcast_buffers=False,
+                # Equal starts are checked rather than made: a copy would hide what went wrong.
                 init_sync=False,
                 gradient_as_bucket_view=True,
             )
@@ -74,7 +72,10 @@ class SharedGradients:
 
 
 class _Participants(nn.Module):
-    """Some parameters of some modules, and a forward pass that uses them."""
+    """Some parameters of some modules, and a forward pass that uses them.
+
+    It has no buffers: batch norms' statistics are shared by a rule of their own.
+    """
 
     def __init__(self, run: Callable[..., Any], parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()

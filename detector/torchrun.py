@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from detector.stop_signals import ignore_stops
 from manifests.errors import ConfigError, CutswapError, WorkerError
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -66,9 +67,7 @@ def torchrun_processes(environment: Mapping[str, str] = os.environ) -> Iterator[
             # Whoever is ready first stays until the others are: they may still need it.
             processes.wait()
         except BaseException as error:
-            # The end has begun, and torchrun must not cut it short: these stay ignored.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+            ignore_stops()
             outcome = _outcome(error, processes)
             if outcome is error:
                 raise
@@ -100,6 +99,7 @@ def _places(environment: Mapping[str, str]) -> tuple[int, int, int, int]:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
+    ignore_stops()
     raise Terminated
 
 
@@ -124,13 +124,11 @@ def _outcome(error: BaseException, processes) -> BaseException:
         return SystemExit(130)  # the first one says so
     if not is_second_hand:
         board.write(f"process {processes.rank} of {processes.count}: {_words(error)}", _code(error))
-        processes.disconnect()
-    if not isinstance(line, CutswapError | OSError):
-        return line  # a fault of ours, to be seen whole
+        # A fault of ours is to be seen whole; of all others the first one speaks.
+        return SystemExit(_code(error)) if isinstance(error, CutswapError | OSError) else error
     if board.is_told_within(_MOMENT_S):
         return SystemExit(_code(error))
-    # The first one has been killed, or cannot be disturbed just now.
-    note = board.read()
+    note = board.read()  # for the first one, which has been killed
     return line if note is None else FailedElsewhere(*note)
 
 

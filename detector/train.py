@@ -30,6 +30,7 @@ from detector.checkpoint import (
 )
 from detector.prefetch import Prefetch
 from detector.processes import ALONE, PeerLost, Processes
+from detector.stop_signals import ignore_stops
 from detector.train_config import TrainConfig
 from detector.trainee import Diverged, Trainee
 from detector.training_batch import TrainingBatch
@@ -197,6 +198,8 @@ def train_extractor(
         trained = trainee.finish()
         processes.need_same("the trained network", state_digest(trained.module))
     except (KeyboardInterrupt, PeerLost):
+        if not processes.is_alone:
+            ignore_stops()
         if processes.is_first and moment.update > n_written:
             write_checkpoint(folder, moment)
         raise
