@@ -326,12 +326,11 @@ def _need_same_work(
     identity: tuple[FitConfig, str, str], n_normals: int, processes: Processes
 ) -> None:
     """Raises where processes have different things to do, or one of them nothing."""
-    if processes.is_alone:
-        return
-    options = json.dumps(identity[0].to_json(), sort_keys=True).encode()
-    named = {"options": bytes_digest(options), "set": identity[1], "network": identity[2]}
-    for name, digest in named.items():
-        processes.need_same(f"the {name}", digest)
+    config, set_digest, network_digest = identity
+    options = json.dumps(config.to_json(), sort_keys=True)
+    processes.need_same("the options", lambda: bytes_digest(options.encode()))
+    processes.need_same("the set", lambda: set_digest)
+    processes.need_same("the network", lambda: network_digest)
     if n_normals < processes.count:
         raise ConfigError(
             "there are more processes than images",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -98,7 +98,7 @@ class Processes:
                 got=n_gpus,
                 hint="start fewer processes, or pass --device cpu",
             )
-        self.need_same("the device", device)
+        self.need_same("the device", lambda: device)
         if device == "cpu":
             return device
         torch.cuda.set_device(self.rank_here)
@@ -207,18 +207,20 @@ class Processes:
             with _peers_expected(every=True):
                 dist.barrier(group=self._patient)
 
-    def need_same(self, what: str, value: str) -> None:
+    def need_same(self, what: str, value: Callable[[], str]) -> None:
         """Compare a value with those of the other processes.
 
         Args:
             what: what it is, for the message.
-            value: a digest, or words.
+            value: gives a digest, or words; not asked where there are no others.
 
         Raises:
             ModelError: on all processes, where it is not the same everywhere.
             PeerLost: another process has gone.
         """
-        found = self.hear_all(value)
+        if self.is_alone:
+            return
+        found = self.hear_all(value())
         others = [rank for rank, one in enumerate(found) if one != found[0]]
         if others:
             raise ModelError(

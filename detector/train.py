@@ -100,9 +100,9 @@ def train_extractor(
     own batch-norm statistics (`detector.virtual_batches`); the loss is the mean of theirs. Several
     processes share the virtual batches out, join gradients and statistics in every update, and end
     with the weights that one would, but for the order of sums. That their copies are the same, bit
-    for bit, is checked at the start, after the frozen start and at the end. The first of them alone
-    writes, and reads, the folder; how many there are is no part of a training, so that one begun by
-    two may be ended by one.
+    for bit, is checked at the start, after the frozen start, at every checkpoint and at the end.
+    The first of them alone writes, and reads, the folder; how many there are is no part of a
+    training, so that one begun by two may be ended by one.
 
     Args:
         network: where training starts; never changed.
@@ -165,7 +165,7 @@ def train_extractor(
     if saved is not None:
         log = trainee.restore(saved, folder, rows=(saved.update, log.shape[1]))
         _warn_of_drift(saved, environment)
-    processes.need_same("the weights to start from", trainee.digest())
+    processes.need_same("the weights to start from", trainee.digest)
     if processes.is_first:
         write_training_csv(folder / TRAINING_CSV, columns, log)
     # What a checkpoint would hold now. It is replaced in one assignment after a whole update, so an
@@ -186,17 +186,18 @@ def train_extractor(
                 moment = replace(moment, update=update + 1, tensors=trainee.tensors(log))
                 if processes.is_first:
                     append_training_csv(folder / TRAINING_CSV, log[-1])
-                    is_last = moment.update == config.updates
-                    if moment.update % config.checkpoint_every == 0 or is_last:
+                if moment.update % config.checkpoint_every == 0 or moment.update == config.updates:
+                    # Before it is written, so that what is gone on from is what all had.
+                    processes.need_same(f"the weights after update {moment.update}", trainee.digest)
+                    if processes.is_first:
                         write_checkpoint(folder, moment)
-                        n_written = moment.update
-                if moment.update == config.frozen_start:
-                    processes.need_same("the weights after the frozen start", trainee.digest())
+                    n_written = moment.update
+                elif moment.update == config.frozen_start:
+                    processes.need_same("the weights after the frozen start", trainee.digest)
                 if progress is not None:
                     progress(moment.update, config.updates, row[2], row[3])
-        processes.need_same("the weights after training", trainee.digest())
         trained = trainee.finish()
-        processes.need_same("the trained network", state_digest(trained.module))
+        processes.need_same("the trained network", lambda: state_digest(trained.module))
     except (KeyboardInterrupt, PeerLost):
         if not processes.is_alone:
             ignore_stops()
