@@ -225,8 +225,8 @@ class Processes:
         if others:
             raise ModelError(
                 f"the processes do not agree on {what}",
-                expected=f"{found[0]} as process 0 has it",
-                got=f"{found[others[0]]} in process {others[0]} of {self.count}",
+                expected=f"{found[0][:16]} as process 0 has it",
+                got=f"{found[others[0]][:16]} in process {others[0]} of {self.count}",
                 hint="give all of them the same set, options and versions; an unfinished training "
                 "goes on from its last checkpoint",
             )

@@ -20,7 +20,17 @@ def parts_literally(labels, n_parts):
 
 
 def train_in_parts_literally(
-    module, head, batches, *, n_parts, lr, momentum, weight_decay, frozen_start, to_features, to_loss
+    module,
+    head,
+    batches,
+    *,
+    n_parts,
+    lr,
+    momentum,
+    weight_decay,
+    frozen_start,
+    to_features,
+    to_loss,
 ):
     """Train `module` and `head` in place on a list of (inputs, targets); returns the losses."""
     losses, velocity = [], {}
