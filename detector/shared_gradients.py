@@ -46,8 +46,6 @@ class SharedGradients:
             self._wrapped = nn.parallel.DistributedDataParallel(
                 _Participants(self._run, parameters),
                 process_group=self._processes.group_of(self._device),
-                # Equal starts are checked rather than made: a copy would hide what went wrong.
-                init_sync=False,
                 gradient_as_bucket_view=True,
             )
 
@@ -69,6 +67,34 @@ class SharedGradients:
             return
         with peers_expected():
             loss.backward()
+
+
+def reached_parameters(
+    run: Callable[[], Sequence[torch.Tensor | None]],
+    parameters: Sequence[nn.Parameter],
+    *,
+    modules: Sequence[nn.Module],
+) -> list[nn.Parameter]:
+    """Those parameters that what a forward pass gives depends on.
+
+    Args:
+        run: the pass, on any input.
+        parameters: to choose from.
+        modules: in evaluation mode meanwhile, so that a look moves no statistics.
+
+    Source: ours.
+    """
+    was_training = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        total = sum(output.sum() for output in run() if output is not None)
+        slopes = torch.autograd.grad(total, list(parameters), allow_unused=True)
+    finally:
+        for module, training in zip(modules, was_training, strict=True):
+            module.training = training
+    pairs = zip(parameters, slopes, strict=True)
+    return [parameter for parameter, slope in pairs if slope is not None]
 
 
 class _Participants(nn.Module):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,35 +41,18 @@ from detector.training_log import (
     write_training_csv,
 )
 from detector.training_log import read_training_csv as read_training_csv
+from detector.training_run import (
+    Batches,
+    describe_activations,
+    describe_run,
+    environment,
+    warn_of_drift,
+)
 from detector.virtual_batches import check_virtual_batches
 from manifests.errors import ConfigError
 from manifests.weights import Network, state_digest
 
 Progress = Callable[[int, int, float, float], None]  # updates done, of how many, loss, accuracy
-
-
-class Batches(Protocol):
-    """Where training batches come from; `detector.dataset.TripletSampler` is one."""
-
-    normals_per_batch: int
-    seed: int
-    labels: tuple[str, ...]
-    shares: tuple[float, ...]
-    levels: tuple[int, ...]
-    counts: tuple[int, ...]
-    rows: np.ndarray
-    set_digest: str
-
-    def batch(
-        self,
-        update: int,
-        *,
-        with_images: bool = True,
-        with_masks: bool = False,
-        part: tuple[int, int] = (0, 1),
-    ) -> TrainingBatch: ...
-
-    def image(self, row: int) -> np.ndarray: ...
 
 
 def train_extractor(
@@ -155,22 +138,22 @@ def train_extractor(
     look_up = None
     if config.cache_activations:
         cache = ActivationCache() if cache is None else cache  # an empty one is false
-        cache.claim(_describe_activations(network, sampler, config, device))
+        cache.claim(describe_activations(network, sampler, config, device))
         look_up = _look_up(cache, trainee, sampler, config, processes)
-    run = _describe_run(network, sampler, config)
-    environment = _environment(device, processes)
+    run = describe_run(network, sampler, config)
+    surroundings = environment(device, processes)
     saved = _read_together(folder, run, processes)
     columns = log_columns(sampler.labels, loss=config.loss)
     log = np.empty((0, len(columns)))
     if saved is not None:
         log = trainee.restore(saved, folder, rows=(saved.update, log.shape[1]))
-        _warn_of_drift(saved, environment)
+        warn_of_drift(saved, surroundings)
     processes.need_same("the weights to start from", trainee.digest)
     if processes.is_first:
         write_training_csv(folder / TRAINING_CSV, columns, log)
     # What a checkpoint would hold now. It is replaced in one assignment after a whole update, so an
     # interrupt in the middle of one finds the state before it, and not something half-way.
-    moment = Checkpoint(run, len(log), environment, trainee.tensors(log))
+    moment = Checkpoint(run, len(log), surroundings, trainee.tensors(log))
     n_written = moment.update
     try:
         keys = range(moment.update, config.updates)
@@ -283,54 +266,6 @@ def _look_up(
             n_caches=processes.count_here,
         )
     return partial(cache.take, compute=compute)
-
-
-def _describe_activations(
-    network: Network, sampler: Batches, config: TrainConfig, device: str
-) -> dict[str, object]:
-    """Everything the cached activations depend on."""
-    return {
-        "set_digest": sampler.set_digest,
-        "network": network.name,
-        "network_digest": network.digest,
-        "freeze_stages": config.freeze_stages,
-        "jitter": config.jitter,
-        "precision": config.precision,
-        "device": torch.device(device).type,
-    }
-
-
-def _describe_run(network: Network, sampler: Batches, config: TrainConfig) -> dict[str, object]:
-    """Everything the weights depend on; `checkpoint_every` is not part of it."""
-    run: dict[str, object] = dict(config.to_json())
-    del run["checkpoint_every"]
-    run |= {"network": network.name, "network_digest": network.digest}
-    return run | {"set_digest": sampler.set_digest, "labels": list(sampler.labels)}
-
-
-def _environment(device: str, processes: Processes) -> dict[str, object]:
-    """What the last bits of the weights may depend on besides."""
-    is_cuda = torch.device(device).type == "cuda"
-    found: dict[str, object] = {
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-    # Left out by one, as checkpoints were before there could be more.
-    return found if processes.is_alone else found | {"processes": processes.count}
-
-
-def _warn_of_drift(saved: Checkpoint, environment: dict[str, object]) -> None:
-    before, now = {"processes": 1, **saved.environment}, {"processes": 1, **environment}
-    names = [name for name in now if before.get(name) != now[name]]
-    if names:
-        changes = ", ".join(f"{name} {before.get(name)} -> {now[name]}" for name in names)
-        warnings.warn(
-            f"training goes on from update {saved.update} in another environment ({changes}): "
-            "the weights may differ in their last bits from those of one run",
-            stacklevel=3,
-        )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from detector.jitter import colour_jitter
 from detector.objective import Objective
 from detector.processes import ALONE, Processes
 from detector.random_stream import random_stream
-from detector.shared_gradients import SharedGradients
+from detector.shared_gradients import SharedGradients, reached_parameters
 from detector.train_config import TrainConfig
 from detector.training_batch import TrainingBatch
 from detector.virtual_batches import RunningStatistics
@@ -235,22 +235,14 @@ class Trainee:
 
     def _reached(self, *, is_frozen: bool) -> list[torch.nn.Parameter]:
         """The parameters that get gradients: not those behind the last stage that is looked at."""
-        modules = [*self._batch_norms, *self._head_modules()]
-        was_training = [module.training for module in modules]
-        for module in modules:
-            module.training = False  # a look must not move statistics
-        try:
-            inputs = torch.zeros((1, 3, PROBE_PX, PROBE_PX), device=self._device)
-            if self._prefix is not None:
-                inputs = self._prefix.activations(inputs)
-            found = self._logits(inputs, is_frozen=is_frozen)
-            total = sum(logits.sum() for logits in found if logits is not None)
-            slopes = torch.autograd.grad(total, list(self._trained.values()), allow_unused=True)
-        finally:
-            for module, training in zip(modules, was_training, strict=True):
-                module.training = training
-        pairs = zip(self._trained.values(), slopes, strict=True)
-        return [parameter for parameter, slope in pairs if slope is not None]
+        inputs = torch.zeros((1, 3, PROBE_PX, PROBE_PX), device=self._device)
+        if self._prefix is not None:
+            inputs = self._prefix.activations(inputs)
+        return reached_parameters(
+            lambda: self._logits(inputs, is_frozen=is_frozen),
+            list(self._trained.values()),
+            modules=[*self._batch_norms, *self._head_modules()],
+        )
 
     def _head_modules(self) -> list[torch.nn.Module]:
         return [module for head in self.heads.values() for module in head.modules()]
