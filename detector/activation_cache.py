@@ -75,7 +75,12 @@ class ActivationCache:
             )
 
     def reserve(
-        self, rows: np.ndarray, *, n_most: int, compute: Callable[[int], torch.Tensor]
+        self,
+        rows: np.ndarray,
+        *,
+        n_most: int,
+        compute: Callable[[int], torch.Tensor],
+        n_caches: int = 1,
     ) -> None:
         """Make sure that there is memory for what will be asked for, before any work is done.
 
@@ -83,6 +88,7 @@ class ActivationCache:
             rows: (M,) int64, the images that may be drawn.
             n_most: how many draws there will be at most.
             compute: as for `take`; asked for one image, to see how large it is.
+            n_caches: of processes on this machine, each as large as this one.
 
         Raises:
             ConfigError: all of it would take more than half of the machine's memory.
@@ -95,12 +101,14 @@ class ActivationCache:
             self.take(rows[:1], compute)
         n_images = len(self) + min(n_most, sum(int(row) not in self._kept for row in rows))
         memory = _machine_bytes()
-        if memory is not None and n_images * self.bytes_per_image > _MEMORY_SHARE * memory:
+        n_bytes = n_images * self.bytes_per_image * n_caches
+        if memory is not None and n_bytes > _MEMORY_SHARE * memory:
+            of_each = "" if n_caches == 1 else f" in each of {n_caches} processes"
             raise ConfigError(
                 "--cache-activations needs more memory than it may take",
                 expected=f"at most {_MEMORY_SHARE * memory / 1e9:.1f} GB, half of this machine's",
-                got=f"{n_images * self.bytes_per_image / 1e9:.1f} GB: {n_images} images of "
-                f"{self.bytes_per_image / 1e3:.0f} kB",
+                got=f"{n_bytes / 1e9:.1f} GB: {n_images} images of "
+                f"{self.bytes_per_image / 1e3:.0f} kB{of_each}",
                 hint="pass a higher --freeze-stages, whose activations are smaller, or leave out "
                 "--cache-activations",
             )

@@ -122,6 +122,43 @@ def read_checkpoint(folder: Path, *, run: Run) -> Checkpoint | None:
     return Checkpoint(header["run"], header["update"], header["environment"], tensors)
 
 
+def checkpoint_to_bytes(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint for another process of the same run, which reads it with the next function.
+
+    Source: ours.
+    """
+    from safetensors.torch import save
+
+    header = {name: getattr(checkpoint, name) for name in ("run", "update", "environment")}
+    data = _canonical(header).encode("utf-8")
+    return len(data).to_bytes(8, "little") + data + save(dict(checkpoint.tensors))
+
+
+def checkpoint_from_bytes(data: bytes) -> Checkpoint:
+    """What `checkpoint_to_bytes` was given.
+
+    Source: ours.
+    """
+    from safetensors.torch import load
+
+    end = 8 + int.from_bytes(data[:8], "little")
+    return Checkpoint(**json.loads(data[8:end]), tensors=load(data[end:]))
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values.
+
+    Args:
+        tensors: on any device and of any layout.
+
+    Source: ours.
+    """
+    plain = {
+        name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(tensors.items())
+    }
+    return bytes_digest(_canonical(_content(plain)).encode("utf-8"))
+
+
 def remove_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a folder, if it has one, and what a killed process left of others.
 
@@ -201,11 +238,15 @@ def _canonical(value: Mapping) -> str:
 
 def _digest(header: Mapping, tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over the header (without its digest) and every tensor's name, type and values."""
-    content = {
+    content = {"header": dict(header), "tensors": _content(tensors)}
+    return bytes_digest(_canonical(content).encode("utf-8"))
+
+
+def _content(tensors: Mapping[str, torch.Tensor]) -> dict[str, list]:
+    return {
         name: [str(tensor.dtype), list(tensor.shape), bytes_digest(_bytes(tensor))]
         for name, tensor in tensors.items()
     }
-    return bytes_digest(_canonical({"header": dict(header), "tensors": content}).encode("utf-8"))
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

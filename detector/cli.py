@@ -58,7 +58,8 @@ def fit(context: click.Context, **options) -> None:
     """Train the extractor on negative sets and fit the detector.
 
     SET is what `cutswap-gen build` wrote: one category's folder, a root of several, or the URL
-    of a set. An interrupted run goes on from its last checkpoint.
+    of a set. An interrupted run goes on from its last checkpoint. Under torchrun its processes
+    share the work; the first one writes.
 
     \b
     cutswap-det fit shards --out models
@@ -68,39 +69,59 @@ def fit(context: click.Context, **options) -> None:
     common.apply_preset(context, options, PRESETS)
     from detector.describe import describe_fit
     from detector.pipeline import FitSummary, fit_model
+    from detector.torchrun import torchrun_processes
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
     keep_freed_memory()
-    device = resolve_device(options["device"])
-    config = fit_config(context, options, device)
-    folders = common.sets_at(
-        options["shards"],
-        options["categories"],
-        expect=options["expect"],
-        quiet=options["quiet"],
-    )
-    common.check_expect_one(options["expect"], folders, path=options["shards"])
+    with torchrun_processes() as processes:
+        device = processes.own_device(resolve_device(options["device"]))
+        config = fit_config(context, options, device, n_processes=processes.count)
+        is_quiet = options["quiet"] or not processes.is_first
 
-    def summaries():
-        for folder in folders:
-            summary = fit_model(
-                folder,
-                config,
-                options["out"],
-                weights=options["weights"],
-                device=device,
-                overwrite=options["overwrite"],
+        def find_sets() -> list[Path]:
+            return common.sets_at(
+                options["shards"],
+                options["categories"],
                 expect=options["expect"],
-                make_progress=progress_maker(quiet=options["quiet"]),
+                quiet=is_quiet,
             )
-            for warning in summary.warnings:
-                common.say([f"warning: {warning}"], err=True)
-            yield summary
 
-    common.report(
-        summaries(), as_json=options["as_json"], words=describe_fit, plain=FitSummary.to_json
-    )
+        # On every machine the first process fetches a set, and the others find it in the cache.
+        folders = find_sets() if processes.rank_here == 0 else None
+        processes.wait()
+        folders = find_sets() if folders is None else folders
+        common.check_expect_one(options["expect"], folders, path=options["shards"])
+
+        def summaries():
+            for folder in folders:
+                summary = fit_model(
+                    folder,
+                    config,
+                    options["out"],
+                    weights=options["weights"],
+                    device=device,
+                    overwrite=options["overwrite"],
+                    expect=options["expect"],
+                    make_progress=progress_maker(quiet=is_quiet),
+                    processes=processes,
+                )
+                if summary is None:  # not ours to tell
+                    continue
+                for warning in summary.warnings:
+                    common.say([f"warning: {warning}"], err=True)
+                yield summary
+
+        if processes.is_first:
+            common.report(
+                summaries(),
+                as_json=options["as_json"],
+                words=describe_fit,
+                plain=FitSummary.to_json,
+            )
+        else:
+            for _ in summaries():
+                pass
 
 
 @main.command()

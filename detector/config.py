@@ -140,7 +140,7 @@ class FitConfig:
 
     def to_json(self) -> dict:
         """Plain JSON types, read back by `from_json`."""
-        return asdict(self)
+        return asdict(self) | {"train": self.train.to_json()}
 
     @classmethod
     def from_json(cls, data: dict) -> FitConfig:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from detector.training_batch import TrainingBatch
+from detector.training_batch import TrainingBatch, part_places
 from manifests.errors import ConfigError, ModelError
 
 _EPOCH_STREAM, _REPLACEMENT_STREAM, _NEGATIVE_STREAM = 0, 1, 2
@@ -160,7 +160,12 @@ class TripletSampler:
         return normals, tuple(negatives)
 
     def batch(
-        self, update: int, *, with_images: bool = True, with_masks: bool = False
+        self,
+        update: int,
+        *,
+        with_images: bool = True,
+        with_masks: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> TrainingBatch:
         """Read what one update needs.
 
@@ -168,10 +173,12 @@ class TripletSampler:
             update: its number, from 0.
             with_images: whether to read the images.
             with_masks: whether to read (or render) the masks of the negatives.
+            part: (number, of how many): read one of so many equal parts only. See `part_places`;
+                the number of parts divides all `counts`.
 
         Returns:
             The batch, in blocks: normals, then each kind in the order of `labels`; image i of every
-            block belongs to normal i modulo B of the first.
+            block belongs to normal i modulo B of the first. Of a part, what it has of them.
 
         Raises:
             SetError: a shard that cannot be read.
@@ -179,23 +186,32 @@ class TripletSampler:
         Source: ours.
         """
         normals, negatives = self.draw(update)
-        drawn = np.concatenate(negatives)
+        labels = np.repeat(np.arange(len(self.labels), dtype=np.int64), self.counts)
+        n_set = int(self._set.n_normals)
+        rows = np.concatenate([normals, *(kind + n_set for kind in negatives)])
+        places = None
+        if part[1] > 1:
+            places = part_places(self.counts, *part)
+            labels, rows = labels[places], rows[places]
+        normals, drawn = rows[labels == 0], rows[labels > 0] - n_set
         images = [self._set.normal(int(i)).image for i in normals] if with_images else None
         masks = None
         if with_masks:
             read = [self._set[int(j)] for j in drawn]
-            masks = np.zeros((self.normals_per_batch + len(read), *read[0].mask.shape), dtype=bool)
-            for target, negative in zip(masks[self.normals_per_batch :], read, strict=True):
+            masks = np.zeros((len(rows), *read[0].mask.shape), dtype=bool)
+            for target, negative in zip(masks[len(normals) :], read, strict=True):
                 target[:] = negative.mask
             if images is not None:
                 images += [negative.image for negative in read]
         elif images is not None:
             images += [self._set.negative_image(int(j)) for j in drawn]
         return TrainingBatch(
-            labels=np.repeat(np.arange(len(self.labels), dtype=np.int64), self.counts),
-            rows=np.concatenate([normals, drawn + int(self._set.n_normals)]),
+            labels=labels,
+            rows=rows,
             images=None if images is None else np.stack(images),
             masks=masks,
+            places=places,
+            n_whole=None if places is None else sum(self.counts),
         )
 
     def image(self, row: int) -> np.ndarray:

@@ -110,6 +110,12 @@ _OPTIONS = (
         "--batch", default=32, show_default=True, help="Normals, and as many of each kind."
     ),
     click.option(
+        "--virtual-batches",
+        type=click.IntRange(min=1),
+        help="Parts of a batch with batch-norm statistics of their own.  [default: 1; under "
+        "torchrun, one per process]",
+    ),
+    click.option(
         "--negatives",
         type=SharesType(),
         help="Kinds trained on, with their number per normal if not 1.  [default: all in the set]",
@@ -212,8 +218,10 @@ def fit_options(command: Callable) -> Callable:
     return command
 
 
-def fit_config(context: click.Context, options: Mapping[str, Any], device: str) -> FitConfig:
-    """The config that the options make, a preset among them.
+def fit_config(
+    context: click.Context, options: Mapping[str, Any], device: str, *, n_processes: int = 1
+) -> FitConfig:
+    """The config that the options make, a preset among them, for so many processes.
 
     Raises:
         ConfigError: a value out of range, or an option typed for another detector.
@@ -241,6 +249,8 @@ def fit_config(context: click.Context, options: Mapping[str, Any], device: str) 
         levels=options["levels"] or (),
         ema=options["ema"],
         cache_activations=options["cache_activations"],
+        # Without training there are no batches, and the model is that of one process.
+        virtual_batches=options["virtual_batches"] or (n_processes if train.updates else 1),
     )
     # A preset's values for another detector do not count: nobody typed them.
     own = DETECTOR_OPTIONS[options["detector"]]

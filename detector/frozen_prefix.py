@@ -12,7 +12,7 @@ from detector.stage_taps import stage_taps
 from manifests.errors import ConfigError
 from manifests.weights import Network
 
-_PROBE_PX = 64
+PROBE_PX = 64
 _PROBE_IMAGES = 2
 
 
@@ -49,7 +49,7 @@ def probe(module: nn.Module, device: str) -> tuple[int, dict[nn.Module, int]]:
             handle = part.register_forward_hook(lambda part, _in, _out: finished.append(part))
             hooks.callback(handle.remove)
         n_features = pooled_features(
-            module, torch.zeros((1, 3, _PROBE_PX, _PROBE_PX), device=device)
+            module, torch.zeros((1, 3, PROBE_PX, PROBE_PX), device=device)
         ).shape[1]
     return n_features, {part: rank for rank, part in enumerate(finished)}
 
@@ -153,7 +153,7 @@ class FrozenPrefix:
     @torch.no_grad()
     def _is_whole(self, device: str) -> bool:
         generator = torch.Generator().manual_seed(0)
-        inputs = torch.randn((_PROBE_IMAGES, 3, _PROBE_PX, _PROBE_PX), generator=generator)
+        inputs = torch.randn((_PROBE_IMAGES, 3, PROBE_PX, PROBE_PX), generator=generator)
         inputs = inputs.to(device=device, memory_format=torch.channels_last)
         expected = pooled_features(self._module, inputs)
         try:

@@ -7,6 +7,7 @@ into the negative set: the stored pixels stay what they are and every update sti
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from manifests.errors import ConfigError
@@ -90,14 +91,22 @@ def apply_factors(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def colour_jitter(
-    images: torch.Tensor, *, jitter: float, generator: torch.Generator
+    images: torch.Tensor,
+    *,
+    jitter: float,
+    generator: torch.Generator,
+    places: np.ndarray | None = None,
+    n_whole: int | None = None,
 ) -> torch.Tensor:
     """Draw one colour change per image and apply it; see `draw_factors` and `apply_factors`.
 
     Args:
         images: (B, H, W, 3) RGB, uint8 in 0..255 or float32 in [0, 1].
         jitter: half-width of the draws, in [0, 0.5]; 0 returns the images as they are.
-        generator: a CPU generator; it advances by 4 B draws, also where `jitter` is 0.
+        generator: a CPU generator; it advances by 4 draws per image, also where `jitter` is 0.
+        places: (B,) int64, where the images stand in a batch of `n_whole`, for all of which there
+            are draws: an image's colours then do not depend on how the batch is split. None where
+            they are the whole.
 
     Returns:
         (B, H, W, 3) of the same dtype and device.
@@ -107,7 +116,10 @@ def colour_jitter(
 
     Source: CutPaste (Li et al. 2021).
     """
-    factors = draw_factors(images.shape[0], jitter=jitter, generator=generator)
+    n_drawn = images.shape[0] if n_whole is None else n_whole
+    factors = draw_factors(n_drawn, jitter=jitter, generator=generator)
+    if places is not None:
+        factors = factors[torch.from_numpy(places)]
     return apply_factors(images, factors) if jitter > 0.0 else images
 
 

@@ -18,6 +18,7 @@ from detector.model_folder import (
     read_record_bytes,
 )
 from detector.threshold import Threshold
+from detector.train_config import LATER_FIELDS
 from manifests.atomic import write_atomic
 from manifests.digest import bytes_digest
 from manifests.errors import CutswapError, ModelError, SetError
@@ -258,7 +259,8 @@ def _is_a(value: object, kind: Any) -> bool:
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return isinstance(value, dict) and all(
-            name in value and _is_a(value[name], hint) for name, hint in hints.items()
+            _is_a(value[name], hint) if name in value else name in LATER_FIELDS
+            for name, hint in hints.items()
         )
     inside = get_args(kind)
     if get_origin(kind) is tuple:

@@ -7,10 +7,11 @@ import contextlib
 import torch
 from torch import nn
 
+from detector.batch_tally import BatchTally
 from detector.frozen_prefix import pooled_features
 from detector.patch_loss import (
     PATCH_STAGES,
-    balanced_accuracy,
+    cell_counts,
     cell_loss,
     cell_targets,
     joined_features,
@@ -46,6 +47,7 @@ class Objective:
         ConfigError: the network has no such head stage.
 
     Attributes:
+        n_labels: number of classes of images.
         heads: "head" (images) and "patch_head" (cells), as far as the loss needs them.
 
     Source: CutSwap (arXiv 2311.18332) for "image"; the others are ours.
@@ -62,7 +64,7 @@ class Objective:
         device: str,
     ) -> None:
         self._config = config
-        self._n_labels = len(labels)
+        self.n_labels = len(labels)
         self._device = device
         self.heads: dict[str, nn.Module] = {}
         is_image, is_patch = config.loss != "patch", config.loss != "image"
@@ -85,20 +87,18 @@ class Objective:
         for head in self.heads.values():
             head.to(device).train()
 
-    def __call__(
-        self, module: nn.Module, inputs: torch.Tensor, batch: TrainingBatch, *, is_frozen: bool
-    ) -> tuple[torch.Tensor, list[float]]:
+    def logits(
+        self, module: nn.Module, inputs: torch.Tensor, *, is_frozen: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Run the network and its heads.
 
         Args:
             module: the network, or what follows its frozen part.
-            inputs: what `module` takes, for the images of `batch`.
-            batch: labels, and for a patch loss masks.
+            inputs: what `module` takes.
             is_frozen: whether only the heads train.
 
         Returns:
-            The loss, a scalar with its graph, and the values of the log's columns from `accuracy`
-            on (`detector.training_log.log_columns`).
+            Of images (N, classes) and of cells (N, h, w), float32; None where the loss needs none.
 
         Source: see the class.
         """
@@ -107,22 +107,39 @@ class Objective:
             with torch.no_grad() if is_frozen else contextlib.nullcontext():
                 pooled, features = self._features(module, inputs)
             if pooled is not None:
-                pooled = self.heads["head"](pooled).float()  # (N, classes) logits
+                pooled = self.heads["head"](pooled).float()
             if features is not None:
-                cells = self.heads["patch_head"](features).float()[:, 0]  # (N, h, w) logits
+                cells = self.heads["patch_head"](features).float()[:, 0]
+        return pooled, cells
+
+    def loss(
+        self, pooled: torch.Tensor | None, cells: torch.Tensor | None, batch: TrainingBatch
+    ) -> tuple[torch.Tensor, BatchTally]:
+        """What is learned from.
+
+        Args:
+            pooled, cells: of `logits`, for the images of `batch`.
+            batch: labels, and for a patch loss masks.
+
+        Returns:
+            The loss, a scalar with its graph, and what the log says of it.
+
+        Source: see the class.
+        """
         losses: list[torch.Tensor] = []
-        columns: list[float] = []
+        tally = BatchTally(self.n_labels)
         if pooled is not None:
             targets = torch.from_numpy(batch.labels).to(self._device)
             losses.append(nn.functional.cross_entropy(pooled, targets))
-            columns += self._accuracies(pooled, batch)
+            tally.add_images(pooled.detach().argmax(dim=1).cpu().numpy(), batch.labels)
         if cells is not None:
             masks = torch.from_numpy(batch.masks).to(self._device)
             targets = cell_targets(masks, tuple(cells.shape[1:]))
             losses.append(cell_loss(cells, targets))
-            accuracy = balanced_accuracy(cells.detach(), targets)
-            columns += [accuracy, accuracy] if pooled is None else [losses[-1].item(), accuracy]
-        return sum(losses[1:], start=losses[0]), columns
+            tally.add_cells(cell_counts(cells.detach(), targets), losses[-1].item())
+        total = sum(losses[1:], start=losses[0])
+        tally.add_loss(total.item())
+        return total, tally
 
     def _features(
         self, module: nn.Module, inputs: torch.Tensor
@@ -154,12 +171,6 @@ class Objective:
         with stage_taps(module, taps, is_last=True) as taken:
             module.forward_features(torch.zeros((1, 3, 64, 64), device=device))
         return {name: taken[name].shape[1] for name in taps}
-
-    def _accuracies(self, logits: torch.Tensor, batch: TrainingBatch) -> list[float]:
-        """Of the whole batch, then of every class."""
-        is_right = logits.detach().argmax(dim=1).cpu().numpy() == batch.labels
-        per_class = [float(is_right[batch.labels == k].mean()) for k in range(self._n_labels)]
-        return [float(is_right.mean()), *per_class]
 
 
 def _stage_of(network: Network, stage: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -93,9 +94,10 @@ def cell_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
 
 
-def balanced_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Mean of the parts of edited and of unedited cells that are recognised, a logit over 0 being
-    an edited one; of one class alone where there is no other.
+def cell_counts(logits: torch.Tensor, targets: torch.Tensor) -> list[int]:
+    """How many unedited cells are recognised, how many there are, and the same of edited ones.
+
+    A logit over 0 is an edited cell.
 
     Args:
         logits, targets: as for `cell_loss`.
@@ -103,6 +105,22 @@ def balanced_accuracy(logits: torch.Tensor, targets: torch.Tensor) -> float:
     Source: ours.
     """
     is_right = (logits > 0) == (targets > 0)
-    present = [value for value in (0, 1) if (targets == value).any()]
-    parts = [is_right[targets == value].float().mean() for value in present]
-    return float(torch.stack(parts).mean())
+    counts: list[int] = []
+    for value in (0, 1):
+        is_one = targets == value
+        counts += [int((is_right & is_one).sum()), int(is_one.sum())]
+    return counts
+
+
+def balanced_accuracy(counts: Sequence[int]) -> float:
+    """Mean of the parts of unedited and of edited cells that are recognised; of one class alone
+    where there is no other.
+
+    Args:
+        counts: as `cell_counts` returns them.
+
+    Source: ours.
+    """
+    pairs = zip(counts[0::2], counts[1::2], strict=True)
+    parts = [np.float32(n_right) / np.float32(n) for n_right, n in pairs if n]
+    return float(np.mean(parts, dtype=np.float32))

@@ -16,20 +16,23 @@ from detector.activation_cache import ActivationCache
 from detector.checkpoint import remove_checkpoint
 from detector.config import FitConfig
 from detector.dataset import TripletSampler
-from detector.detectors import DETECTORS, Detector
+from detector.detectors import DETECTORS, Detector, PatchCore
 from detector.evaluate import evaluate
 from detector.metrics import roc_curve
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import TENSOR_FILES, read_record
+from detector.processes import ALONE, Processes
 from detector.results import EvalResult, measure, write_scores, write_text
+from detector.shared_bank import fit_bank_together
 from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
 from manifests.atomic import output_error
 from manifests.confine import category_folder
 from manifests.datasets import Category
-from manifests.errors import DigestError, ModelError, OutputError
+from manifests.digest import bytes_digest
+from manifests.errors import ConfigError, DigestError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.licence import pixel_warning
 from manifests.lock import folder_lock
@@ -79,14 +82,22 @@ def fit_model(
     overwrite: bool = False,
     expect: str | None = None,
     make_progress: ProgressMaker = quiet_progress,
-) -> FitSummary:
+    processes: Processes = ALONE,
+) -> FitSummary | None:
     """Fits one category's model into `out/<category>/`.
 
     Args:
         expect: the set digest that the set must have; another one is refused before anything is
             read or written.
+        processes: that fit it together, all of them with the same arguments; only the first one
+            holds the folder and writes into it, and `out` need not be there for the others.
+
+    Returns:
+        What was done; None on all processes but the first.
 
     Raises:
+        ConfigError: there are more processes than images, or the batch cannot be shared out.
+        PeerLost: another process has gone.
         OutputError: the folder cannot be written, or another run is writing there.
         SetError, DigestError: the set is damaged, malformed or not the expected one; shards are
             verified as they are first opened.
@@ -102,15 +113,20 @@ def fit_model(
         manifest = negative_set.manifest
         folder = category_folder(out, manifest.category, path=set_folder)
         identity = (config, negative_set.digest, network.digest)
-        if (folder / MODEL).exists() and not overwrite:
-            return _unchanged_or_refuse(folder, identity, started)
-        _make_folder(folder)
-        stack.enter_context(folder_lock(folder))
-        if (folder / MODEL).exists() and not overwrite:  # another run has made it since
-            return _unchanged_or_refuse(folder, identity, started)
-        _clear(folder, everything=overwrite)
+        _need_same_work(identity, negative_set.n_normals, processes)
+        finished = None
+        if processes.is_first:
+            finished = _take_folder(stack, folder, identity, overwrite=overwrite, started=started)
+        if processes.hear(finished is not None):
+            return finished
         training = train_network(
-            network, negative_set, config, folder, device=device, make_progress=make_progress
+            network,
+            negative_set,
+            config,
+            folder,
+            device=device,
+            make_progress=make_progress,
+            processes=processes,
         )
         warnings = list(training.warnings)
         detector = make_detector(
@@ -120,14 +136,12 @@ def fit_model(
             untuned=network if config.with_untuned else None,
             device=device,
         )
-        progress = make_progress(f"features {manifest.category}", "images")
-        detector.fit(
-            normal_batches(negative_set, config.batch, progress=progress),
-            progress=make_progress(
-                f"{config.detector} {manifest.category}", detector.progress_unit
-            ),
+        scores = fit_detector(
+            detector, negative_set, config, make_progress=make_progress, processes=processes
         )
-        image_threshold, pixel_threshold = fit_thresholds(detector, config.false_alarm_rate)
+        if not processes.is_first:
+            return None
+        image_threshold, pixel_threshold = _thresholds(scores, config.false_alarm_rate)
         if image_threshold.achievable_rate > config.false_alarm_rate:
             warnings.append(
                 f"{manifest.category}: {image_threshold.n} good images cannot show a false-alarm "
@@ -182,11 +196,13 @@ def train_network(
     device: str = "cpu",
     make_progress: ProgressMaker = quiet_progress,
     cache: ActivationCache | None = None,
+    processes: Processes = ALONE,
 ) -> TrainedNetwork:
     """Trains the extractor as `config.train` says; checkpoints and log go to `folder`.
 
     Args:
         cache: activations to share with other trainings, where `config.train.cache_activations`.
+        processes: that train together; only the first one knows the last accuracy.
 
     Raises:
         ModelError: the set lacks what training needs, or training diverged.
@@ -225,11 +241,12 @@ def train_network(
         progress=lambda update, total, loss, accuracy: progress(
             update, total, f"loss {loss:.4f}  accuracy {accuracy:.3f}"
         ),
+        processes=processes,
     )
-    last = read_training_csv(folder / TRAINING_CSV)[-1]
-    return TrainedNetwork(
-        trained, float(last["accuracy"]), time.monotonic() - started, tuple(warnings)
-    )
+    last = float("nan")
+    if processes.is_first:
+        last = float(read_training_csv(folder / TRAINING_CSV)[-1]["accuracy"])
+    return TrainedNetwork(trained, last, time.monotonic() - started, tuple(warnings))
 
 
 def make_detector(
@@ -245,22 +262,100 @@ def make_detector(
     return kind(network, geometry, config.detector_config(), untuned=untuned, device=device)
 
 
+def fit_detector(
+    detector: Detector,
+    negative_set: NegativeSet,
+    config: FitConfig,
+    *,
+    make_progress: ProgressMaker = quiet_progress,
+    processes: Processes = ALONE,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Fits a detector to a set's normal images.
+
+    Several processes share the images of PatchCore; other detectors are the first one's work.
+
+    Returns:
+        What `Detector.training_scores` returns; None on all processes but the first.
+    """
+    category = negative_set.manifest.category
+    features = make_progress(f"features {category}", "images")
+    fitting = make_progress(f"{config.detector} {category}", detector.progress_unit)
+    if not processes.is_alone and isinstance(detector, PatchCore):
+        rows = processes.rows(negative_set.n_normals)
+        return fit_bank_together(
+            detector,
+            normal_batches(negative_set, config.batch, rows=rows, progress=features),
+            first_image=rows.start,
+            processes=processes,
+            progress=fitting,
+        )
+    if not processes.is_first:
+        return None
+    detector.fit(normal_batches(negative_set, config.batch, progress=features), progress=fitting)
+    return detector.training_scores()
+
+
 def normal_batches(
-    negative_set: NegativeSet, batch: int, *, progress: Callable[[int, int], None] | None = None
+    negative_set: NegativeSet,
+    batch: int,
+    *,
+    rows: range | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, list[tuple[int, int, int, int]]]]:
-    """A set's normal images in order, as `Detector.fit` takes them."""
-    for start in range(0, negative_set.n_normals, batch):
-        rows = range(start, min(start + batch, negative_set.n_normals))
-        normals = [negative_set.normal(row) for row in rows]
+    """A set's normal images in order, or those of some rows, as `Detector.fit` takes them."""
+    rows = range(negative_set.n_normals) if rows is None else rows
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        normals = [negative_set.normal(row) for row in part]
         yield np.stack([normal.image for normal in normals]), [n.canvas_box for n in normals]
         if progress is not None:
-            progress(rows.stop, negative_set.n_normals)
+            progress(start + len(part), len(rows))
 
 
 def fit_thresholds(detector: Detector, rate: float) -> tuple[Threshold, Threshold]:
     """The image and the pixel threshold of a fitted detector, from its training images."""
-    image_scores, map_maxima = detector.training_scores()
+    return _thresholds(detector.training_scores(), rate)
+
+
+def _thresholds(scores: tuple[np.ndarray, np.ndarray], rate: float) -> tuple[Threshold, Threshold]:
+    image_scores, map_maxima = scores
     return fit_threshold(image_scores, rate), fit_threshold(map_maxima, rate)
+
+
+def _need_same_work(
+    identity: tuple[FitConfig, str, str], n_normals: int, processes: Processes
+) -> None:
+    """Raises where processes have different things to do, or one of them nothing."""
+    config, set_digest, network_digest = identity
+    options = json.dumps(config.to_json(), sort_keys=True)
+    processes.need_same("the options", lambda: bytes_digest(options.encode()))
+    processes.need_same("the set", lambda: set_digest)
+    processes.need_same("the network", lambda: network_digest)
+    if n_normals < processes.count:
+        raise ConfigError(
+            "there are more processes than images",
+            expected=f"at most {n_normals} processes",
+            got=processes.count,
+        )
+
+
+def _take_folder(
+    stack: contextlib.ExitStack,
+    folder: Path,
+    identity: tuple[FitConfig, str, str],
+    *,
+    overwrite: bool,
+    started: float,
+) -> FitSummary | None:
+    """Makes, locks and clears the model's folder; a summary where the model is there already."""
+    if (folder / MODEL).exists() and not overwrite:
+        return _unchanged_or_refuse(folder, identity, started)
+    _make_folder(folder)
+    stack.enter_context(folder_lock(folder))
+    if (folder / MODEL).exists() and not overwrite:  # another run has made it since
+        return _unchanged_or_refuse(folder, identity, started)
+    _clear(folder, everything=overwrite)
+    return None
 
 
 def _unchanged_or_refuse(

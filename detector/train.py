@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,15 @@ import torch
 from detector.activation_cache import ActivationCache
 from detector.checkpoint import (
     Checkpoint,
+    checkpoint_from_bytes,
+    checkpoint_to_bytes,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
 from detector.prefetch import Prefetch
+from detector.processes import ALONE, PeerLost, Processes
+from detector.stop_signals import ignore_stops
 from detector.train_config import TrainConfig
 from detector.trainee import Diverged, Trainee
 from detector.training_batch import TrainingBatch
@@ -37,29 +41,18 @@ from detector.training_log import (
     write_training_csv,
 )
 from detector.training_log import read_training_csv as read_training_csv
+from detector.training_run import (
+    Batches,
+    describe_activations,
+    describe_run,
+    environment,
+    warn_of_drift,
+)
+from detector.virtual_batches import check_virtual_batches
 from manifests.errors import ConfigError
-from manifests.weights import Network
+from manifests.weights import Network, state_digest
 
 Progress = Callable[[int, int, float, float], None]  # updates done, of how many, loss, accuracy
-
-
-class Batches(Protocol):
-    """Where training batches come from; `detector.dataset.TripletSampler` is one."""
-
-    normals_per_batch: int
-    seed: int
-    labels: tuple[str, ...]
-    shares: tuple[float, ...]
-    levels: tuple[int, ...]
-    counts: tuple[int, ...]
-    rows: np.ndarray
-    set_digest: str
-
-    def batch(
-        self, update: int, *, with_images: bool = True, with_masks: bool = False
-    ) -> TrainingBatch: ...
-
-    def image(self, row: int) -> np.ndarray: ...
 
 
 def train_extractor(
@@ -71,6 +64,7 @@ def train_extractor(
     folder: Path,
     progress: Progress | None = None,
     cache: ActivationCache | None = None,
+    processes: Processes = ALONE,
 ) -> Network:
     """Train a copy of a network to tell normals from negatives and return it without its head.
 
@@ -85,6 +79,14 @@ def train_extractor(
     arguments goes on from it. `detector.checkpoint.remove_checkpoint`
     removes it, when the model is complete or to start afresh.
 
+    With `config.virtual_batches` over 1 a batch is split into so many equal parts, each with its
+    own batch-norm statistics (`detector.virtual_batches`); the loss is the mean of theirs. Several
+    processes share the virtual batches out, join gradients and statistics in every update, and end
+    with the weights that one would, but for the order of sums. That their copies are the same, bit
+    for bit, is checked at the start, after the frozen start, at every checkpoint and at the end.
+    The first of them alone writes, and reads, the folder; how many there are is no part of a
+    training, so that one begun by two may be ended by one.
+
     Args:
         network: where training starts; never changed.
         sampler: batches of `config.batch` normals drawn with `config.seed`, and of the negatives
@@ -95,6 +97,7 @@ def train_extractor(
         progress: called after every update.
         cache: activations that other trainings have left and later ones may use; None for one of
             its own. For `config.cache_activations` only.
+        processes: that train together, all of them with the same arguments but for the folder.
 
     Returns:
         A network with its own digest, on `device`, in eval mode, its parameters frozen.
@@ -104,8 +107,9 @@ def train_extractor(
             take more than half of the machine's memory.
         ModelError: loss or weights are no longer finite (`Diverged`), the folder's checkpoint is
             damaged or belongs to another training, or the cache holds activations of another set,
-            network, freeze, jitter, precision or device.
+            network, freeze, jitter, precision or device, or the processes' weights differ.
         OutputError: the folder cannot be written.
+        PeerLost: another process has gone; after the checkpoint was written.
         KeyboardInterrupt: after the checkpoint was written.
 
     Source: CutSwap (arXiv 2311.18332); the warm-up of the head alone from CutPaste's public
@@ -115,6 +119,9 @@ def train_extractor(
     """
     folder = Path(folder)
     _need_agreement(sampler, config)
+    check_virtual_batches(
+        sampler.counts, config.virtual_batches, processes.count, labels=sampler.labels
+    )
     if cache is not None and not config.cache_activations:
         raise ConfigError(
             "there is a cache of activations, but the schedule does not use it",
@@ -127,28 +134,31 @@ def train_extractor(
             f"--updates {config.updates}, so the extractor stays as it is",
             stacklevel=2,
         )
-    trainee = Trainee(network, config, labels=sampler.labels, device=device)
+    trainee = Trainee(network, config, labels=sampler.labels, device=device, processes=processes)
     look_up = None
     if config.cache_activations:
         cache = ActivationCache() if cache is None else cache  # an empty one is false
-        cache.claim(_describe_activations(network, sampler, config, device))
-        look_up = _look_up(cache, trainee, sampler, config)
-    run = _describe_run(network, sampler, config)
-    environment = _environment(device)
-    saved = read_checkpoint(folder, run=run)
+        cache.claim(describe_activations(network, sampler, config, device))
+        look_up = _look_up(cache, trainee, sampler, config, processes)
+    run = describe_run(network, sampler, config)
+    surroundings = environment(device, processes)
+    saved = _read_together(folder, run, processes)
     columns = log_columns(sampler.labels, loss=config.loss)
     log = np.empty((0, len(columns)))
     if saved is not None:
         log = trainee.restore(saved, folder, rows=(saved.update, log.shape[1]))
-        _warn_of_drift(saved, environment)
-    write_training_csv(folder / TRAINING_CSV, columns, log)
+        warn_of_drift(saved, surroundings)
+    processes.need_same("the weights to start from", trainee.digest)
+    if processes.is_first:
+        write_training_csv(folder / TRAINING_CSV, columns, log)
     # What a checkpoint would hold now. It is replaced in one assignment after a whole update, so an
     # interrupt in the middle of one finds the state before it, and not something half-way.
-    moment = Checkpoint(run, len(log), environment, trainee.tensors(log))
+    moment = Checkpoint(run, len(log), surroundings, trainee.tensors(log))
     n_written = moment.update
     try:
         keys = range(moment.update, config.updates)
-        with _deterministic_cudnn(), Prefetch(_reader(sampler, config), keys) as batches:
+        reader = _reader(sampler, config, processes)
+        with _deterministic_cudnn(), Prefetch(reader, keys) as batches:
             started = time.perf_counter()
             for update, batch in zip(keys, batches, strict=True):
                 activations = None if look_up is None else look_up(batch.rows)
@@ -157,23 +167,42 @@ def train_extractor(
                 log = np.vstack([log, [*row, now - started]])
                 started = now
                 moment = replace(moment, update=update + 1, tensors=trainee.tensors(log))
-                append_training_csv(folder / TRAINING_CSV, log[-1])
+                if processes.is_first:
+                    append_training_csv(folder / TRAINING_CSV, log[-1])
                 if moment.update % config.checkpoint_every == 0 or moment.update == config.updates:
-                    write_checkpoint(folder, moment)
+                    # Before it is written, so that what is gone on from is what all had.
+                    processes.need_same(f"the weights after update {moment.update}", trainee.digest)
+                    if processes.is_first:
+                        write_checkpoint(folder, moment)
                     n_written = moment.update
+                elif moment.update == config.frozen_start:
+                    processes.need_same("the weights after the frozen start", trainee.digest)
                 if progress is not None:
                     progress(moment.update, config.updates, row[2], row[3])
         trained = trainee.finish()
-    except KeyboardInterrupt:
-        if moment.update > n_written:
+        processes.need_same("the trained network", lambda: state_digest(trained.module))
+    except (KeyboardInterrupt, PeerLost):
+        if not processes.is_alone:
+            ignore_stops()
+        if processes.is_first and moment.update > n_written:
             write_checkpoint(folder, moment)
         raise
     except Diverged:
         # The same options would end here again, so there is nothing worth going on from, and other
         # options must not find a checkpoint that is not theirs.
-        remove_checkpoint(folder)
+        if processes.is_first:
+            remove_checkpoint(folder)
         raise
     return trained
+
+
+def _read_together(folder: Path, run: dict[str, object], processes: Processes) -> Checkpoint | None:
+    """The checkpoint that the first process finds, on all of them."""
+    saved = read_checkpoint(folder, run=run) if processes.is_first else None
+    if processes.is_alone:
+        return saved
+    data = processes.hear_bytes(b"" if saved is None else checkpoint_to_bytes(saved))
+    return checkpoint_from_bytes(data) if data else None
 
 
 def _need_agreement(sampler: Batches, config: TrainConfig) -> None:
@@ -202,9 +231,14 @@ def _need_agreement(sampler: Batches, config: TrainConfig) -> None:
         )
 
 
-def _reader(sampler: Batches, config: TrainConfig) -> Callable[[int], TrainingBatch]:
-    """What reads the batch of an update: only what its loss and a cache leave to be read."""
-    asked: dict[str, bool] = {}
+def _reader(
+    sampler: Batches, config: TrainConfig, processes: Processes
+) -> Callable[[int], TrainingBatch]:
+    """What reads the batch of an update: only this process's part of it, and of that only what its
+    loss and a cache leave to be read."""
+    asked: dict[str, Any] = {}
+    if not processes.is_alone:
+        asked["part"] = (processes.rank, processes.count)
     if config.cache_activations:
         asked["with_images"] = False
     if config.loss != "image":
@@ -213,7 +247,11 @@ def _reader(sampler: Batches, config: TrainConfig) -> Callable[[int], TrainingBa
 
 
 def _look_up(
-    cache: ActivationCache, trainee: Trainee, sampler: Batches, config: TrainConfig
+    cache: ActivationCache,
+    trainee: Trainee,
+    sampler: Batches,
+    config: TrainConfig,
+    processes: Processes,
 ) -> Callable[[np.ndarray], torch.Tensor]:
     """What finds the activations of a batch's rows; raises where memory will not do for all."""
 
@@ -221,55 +259,13 @@ def _look_up(
         return trainee.activation(sampler.image(row), row)
 
     with _deterministic_cudnn():
-        cache.reserve(sampler.rows, n_most=config.updates * sum(sampler.counts), compute=compute)
+        cache.reserve(
+            sampler.rows,
+            n_most=config.updates * sum(sampler.counts) // processes.count,
+            compute=compute,
+            n_caches=processes.count_here,
+        )
     return partial(cache.take, compute=compute)
-
-
-def _describe_activations(
-    network: Network, sampler: Batches, config: TrainConfig, device: str
-) -> dict[str, object]:
-    """Everything the cached activations depend on."""
-    return {
-        "set_digest": sampler.set_digest,
-        "network": network.name,
-        "network_digest": network.digest,
-        "freeze_stages": config.freeze_stages,
-        "jitter": config.jitter,
-        "precision": config.precision,
-        "device": torch.device(device).type,
-    }
-
-
-def _describe_run(network: Network, sampler: Batches, config: TrainConfig) -> dict[str, object]:
-    """Everything the weights depend on; `checkpoint_every` is not part of it."""
-    run: dict[str, object] = dict(config.to_json())
-    del run["checkpoint_every"]
-    run |= {"network": network.name, "network_digest": network.digest}
-    return run | {"set_digest": sampler.set_digest, "labels": list(sampler.labels)}
-
-
-def _environment(device: str) -> dict[str, object]:
-    """What the last bits of the weights may depend on besides."""
-    is_cuda = torch.device(device).type == "cuda"
-    return {
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _warn_of_drift(saved: Checkpoint, environment: dict[str, object]) -> None:
-    names = [name for name in environment if saved.environment.get(name) != environment[name]]
-    if names:
-        changes = ", ".join(
-            f"{name} {saved.environment.get(name)} -> {environment[name]}" for name in names
-        )
-        warnings.warn(
-            f"training goes on from update {saved.update} in another environment ({changes}): "
-            "the weights may differ in their last bits from those of one run",
-            stacklevel=3,
-        )
 
 
 @contextlib.contextmanager

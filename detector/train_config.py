@@ -12,6 +12,8 @@ from manifests.errors import ConfigError
 MAX_STAGES = 5
 MAX_SHARE = 100.0
 LOSSES = ("image", "patch", "both")
+# Fields of TrainConfig that the first models do not have, and what they do not say then.
+LATER_FIELDS = {"virtual_batches": 1}
 # The patch loss looks at this stage and a shallower one; freezing beyond it leaves it nothing to
 # train.
 _DEEPEST_PATCH_STAGE = 3
@@ -50,6 +52,8 @@ class TrainConfig:
         cache_activations: keep what the frozen part makes of every image in memory, as float16, and
             run only what trains. Needs `freeze_stages` of 1 or more. The jitter then is one per
             image of the set, whatever the seed, instead of a fresh one per update.
+        virtual_batches: equal parts of every batch, each with its own batch-norm statistics; their
+            gradients are averaged before the step. Processes that train together share them out.
 
     Lists are taken for the tuples, so that the JSON of a config makes it again.
 
@@ -81,6 +85,7 @@ class TrainConfig:
     head_stage: int | None = None
     ema: float = 0.0
     cache_activations: bool = False
+    virtual_batches: int = 1
 
     def __post_init__(self) -> None:
         for name in ("negatives", "shares", "levels"):
@@ -121,6 +126,14 @@ class TrainConfig:
                 expected="--freeze-stages 1 or more",
                 got="--freeze-stages 0",
                 hint="pass --freeze-stages 2, or leave out --cache-activations",
+            )
+        _need_int("--virtual-batches", self.virtual_batches, low=1)
+        if self.batch % self.virtual_batches:
+            raise ConfigError(
+                "--virtual-batches does not split the batch evenly",
+                expected=f"a divisor of --batch {self.batch}",
+                got=self.virtual_batches,
+                hint="change --virtual-batches or --batch",
             )
         self._check_head_stage()
         if self.loss != "image" and self.freeze_stages > _DEEPEST_PATCH_STAGE:
@@ -176,8 +189,15 @@ class TrainConfig:
         _need("--levels", levels, is_met, "different levels, 0 or more")
 
     def to_json(self) -> dict[str, object]:
-        """Plain JSON types; `TrainConfig(**data)` reads them back."""
+        """Plain JSON types; `TrainConfig(**data)` reads them back.
+
+        Fields that came later are left out where they change nothing, so that what was written
+        before keeps its digests.
+        """
         plain = asdict(self)
+        for name, idle in LATER_FIELDS.items():
+            if plain[name] == idle:
+                del plain[name]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items()}
 
     def lr_at(self, update: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,17 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detector.checkpoint import Checkpoint
-from detector.frozen_prefix import FrozenPrefix, frozen_modules, probe
+from detector.batch_tally import BatchTally
+from detector.checkpoint import Checkpoint, tensors_digest
+from detector.frozen_prefix import PROBE_PX, FrozenPrefix, frozen_modules, probe
 from detector.jitter import colour_jitter
 from detector.objective import Objective
+from detector.processes import ALONE, Processes
 from detector.random_stream import random_stream
+from detector.shared_gradients import SharedGradients, reached_parameters
 from detector.train_config import TrainConfig
 from detector.training_batch import TrainingBatch
+from detector.virtual_batches import RunningStatistics
 from detector.weight_average import WeightAverage
 from manifests.errors import ModelError
 from manifests.weights import Network, autocast, state_digest
@@ -33,7 +38,8 @@ class Trainee:
         network: what to copy.
         config: the schedule.
         labels: the class names by label.
-        device: "cpu" or "cuda".
+        device: "cpu" or "cuda", of several processes with the number of its GPU.
+        processes: that train the same copy, each on its part of every batch.
 
     Attributes:
         module: the copy.
@@ -47,11 +53,18 @@ class Trainee:
     """
 
     def __init__(
-        self, network: Network, config: TrainConfig, *, labels: tuple[str, ...], device: str
+        self,
+        network: Network,
+        config: TrainConfig,
+        *,
+        labels: tuple[str, ...],
+        device: str,
+        processes: Processes = ALONE,
     ) -> None:
         self._network = network
         self._config = config
         self._device = device
+        self._processes = processes
         self.module = copy.deepcopy(network.module).eval()
         self.module.to(device=device, memory_format=torch.channels_last)
         n_features, ranks = probe(self.module, device)
@@ -72,7 +85,7 @@ class Trainee:
         self._batch_norms = [
             self._running.get_submodule(name)
             for name, module in self.module.named_modules()
-            if isinstance(module, _BatchNorm) and module not in frozen
+            if _is_batch_norm(module) and module not in frozen
         ]
         self._objective = Objective(
             network, self.module, config, n_features=n_features, labels=labels, device=device
@@ -93,6 +106,9 @@ class Trainee:
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
+        self._gradients = SharedGradients(self._logits, processes, device=device)
+        # Whether the gradients that are shared now are those of the frozen start; none are yet.
+        self._is_sharing_frozen: bool | None = None
 
     def update(
         self, update: int, batch: TrainingBatch, *, activations: torch.Tensor | None = None
@@ -101,36 +117,80 @@ class Trainee:
 
         Args:
             update: its number, from 0.
-            batch: with images, or without where there are activations.
+            batch: this process's part, with images, or without where there are activations.
             activations: (N, C, h, w), of `activation` for every image; for `cache_activations`.
 
         Returns:
-            The log's columns but the last: updates done, learning rate, loss, accuracies.
+            The log's columns but the last: updates done, learning rate, loss, accuracies; the same
+            on all processes.
 
         Raises:
             Diverged: the loss is not finite.
+            PeerLost: another process has gone.
         """
         config = self._config
         is_frozen = update < config.frozen_start
+        if is_frozen != self._is_sharing_frozen and not self._processes.is_alone:
+            self._gradients.take_part(self._reached(is_frozen=is_frozen))
+            self._is_sharing_frozen = is_frozen
         for batch_norm in self._batch_norms:
             batch_norm.train(not is_frozen and not config.freeze_bn)
         lr = config.lr_at(update)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
-        if activations is None:
-            inputs = self._inputs(batch.images, f"train|{config.seed}|jitter|{update}")
-        else:
-            inputs = activations.to(self._device).to(torch.float32)
-        loss, columns = self._objective(self._running, inputs, batch, is_frozen=is_frozen)
-        value = loss.item()
+        self._optimiser.zero_grad(set_to_none=True)
+        tally = self._descend(update, batch, activations, is_frozen=is_frozen)
+        tally.share(self._processes)
+        value = tally.loss(config.virtual_batches)
         if not np.isfinite(value):
             raise _diverged(update + 1, config, f"the loss is {value}")
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
         self._optimiser.step()
         if self._average is not None and not is_frozen:
             self._average.follow(update - config.frozen_start)
-        return [update + 1, lr, value, *columns]
+        return [update + 1, lr, value, *tally.columns(config.virtual_batches)]
+
+    def _descend(
+        self,
+        update: int,
+        batch: TrainingBatch,
+        activations: torch.Tensor | None,
+        *,
+        is_frozen: bool,
+    ) -> BatchTally:
+        """Leave the mean gradients of all virtual batches, and move the running statistics.
+
+        This process's virtual batches run one after the other, each with its own statistics.
+        """
+        config = self._config
+        n_here = config.virtual_batches // self._processes.count
+        statistics: RunningStatistics | None = None
+        if config.virtual_batches > 1:
+            statistics = RunningStatistics(
+                [*self._batch_norms, *(m for m in self._head_modules() if _is_batch_norm(m))]
+            )
+        total = BatchTally(self._objective.n_labels)
+        for number in range(n_here):
+            part = batch.part(number, n_here)
+            if activations is None:
+                inputs = self._inputs(part, f"train|{config.seed}|jitter|{update}")
+            else:
+                inputs = activations
+                if n_here > 1:
+                    inputs = inputs[torch.from_numpy(batch.inside(number, n_here))]
+                inputs = inputs.to(self._device).to(
+                    torch.float32, memory_format=torch.channels_last
+                )
+            is_last = number == n_here - 1
+            with contextlib.nullcontext() if is_last else self._gradients.keep_local():
+                pooled, cells = self._gradients(inputs, is_frozen=is_frozen)
+                loss, tally = self._objective.loss(pooled, cells, part)
+                self._gradients.backward(loss / n_here)
+            total.add(tally)
+            if statistics is not None:
+                statistics.take()
+        if statistics is not None:
+            statistics.settle(config.virtual_batches, self._processes)
+        return total
 
     @torch.no_grad()
     def activation(self, image: np.ndarray, row: int) -> torch.Tensor:
@@ -143,17 +203,53 @@ class Trainee:
         Returns:
             (1, C, h, w) on the device, the end of the last frozen stage.
         """
-        inputs = self._inputs(image[None], f"jitter|{row}")
+        inputs = self._jittered(image[None], f"jitter|{row}")
         with autocast(self._device, self._config.precision):
             return self._prefix.activations(inputs)
 
-    def _inputs(self, images: np.ndarray, stream: str) -> torch.Tensor:
+    def _inputs(self, batch: TrainingBatch, stream: str) -> torch.Tensor:
+        return self._jittered(batch.images, stream, places=batch.places, n_whole=batch.n_whole)
+
+    def _jittered(
+        self,
+        images: np.ndarray,
+        stream: str,
+        *,
+        places: np.ndarray | None = None,
+        n_whole: int | None = None,
+    ) -> torch.Tensor:
         """(N, H, W, 3) uint8 images, jittered, as the network's (N, 3, H, W) input."""
-        jitter, generator = self._config.jitter, random_stream(stream)
         batch = colour_jitter(
-            torch.from_numpy(images).to(self._device), jitter=jitter, generator=generator
+            torch.from_numpy(images).to(self._device),
+            jitter=self._config.jitter,
+            generator=random_stream(stream),
+            places=places,
+            n_whole=n_whole,
         )
         return self._network.preprocess(batch).to(self._device)
+
+    def _logits(
+        self, inputs: torch.Tensor, *, is_frozen: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return self._objective.logits(self._running, inputs, is_frozen=is_frozen)
+
+    def _reached(self, *, is_frozen: bool) -> list[torch.nn.Parameter]:
+        """The parameters that get gradients: not those behind the last stage that is looked at."""
+        inputs = torch.zeros((1, 3, PROBE_PX, PROBE_PX), device=self._device)
+        if self._prefix is not None:
+            inputs = self._prefix.activations(inputs)
+        return reached_parameters(
+            lambda: self._logits(inputs, is_frozen=is_frozen),
+            list(self._trained.values()),
+            modules=[*self._batch_norms, *self._head_modules()],
+        )
+
+    def _head_modules(self) -> list[torch.nn.Module]:
+        return [module for head in self.heads.values() for module in head.modules()]
+
+    def digest(self) -> str:
+        """SHA-256 of weights, statistics, momenta and averages, to compare with others' copies."""
+        return tensors_digest(self.tensors(np.empty((0, 0))))
 
     def tensors(self, log: np.ndarray) -> dict[str, torch.Tensor]:
         """Copies of everything the next update depends on, and the log, by name."""
@@ -251,6 +347,10 @@ class Trainee:
             for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers())
             if tensor.requires_grad or id(tensor) in statistics
         }
+
+
+def _is_batch_norm(module: torch.nn.Module) -> bool:
+    return isinstance(module, _BatchNorm)
 
 
 def _diverged(update: int, config: TrainConfig, what: str) -> Diverged:

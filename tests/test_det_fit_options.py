@@ -24,6 +24,7 @@ CONFIG_OPTIONS = {
     "--frozen-start": (2, ("train", "frozen_start", 2)),
     "--freeze-stages": (3, ("train", "freeze_stages", 3)),
     "--batch": (3, ("train", "batch", 3)),
+    "--virtual-batches": (4, ("train", "virtual_batches", 4)),
     "--jitter": (0.3, ("train", "jitter", 0.3)),
     "--checkpoint-every": (5, ("train", "checkpoint_every", 5)),
     "--precision": ("bf16", ("train", "precision", "bf16")),

@@ -10,6 +10,7 @@ import torch
 
 from detector.patch_loss import (
     balanced_accuracy,
+    cell_counts,
     cell_loss,
     cell_targets,
     joined_features,
@@ -75,9 +76,9 @@ def test_balanced_accuracy_by_hand():
     logits = torch.tensor([[[2.0, -1.0, -3.0], [0.0, 1.0, -2.0]]])
     targets = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
     # Edited: one of two; unedited: three of four (0 is not over 0).
-    assert balanced_accuracy(logits, targets) == pytest.approx((0.5 + 0.75) / 2)
-    assert balanced_accuracy(logits, torch.zeros_like(targets)) == pytest.approx(4 / 6)
-    assert balanced_accuracy(logits, torch.ones_like(targets)) == pytest.approx(2 / 6)
+    assert balanced_accuracy(cell_counts(logits, targets)) == pytest.approx((0.5 + 0.75) / 2)
+    assert balanced_accuracy(cell_counts(logits, torch.zeros_like(targets))) == pytest.approx(4 / 6)
+    assert balanced_accuracy(cell_counts(logits, torch.ones_like(targets))) == pytest.approx(2 / 6)
 
 
 def test_stages_are_joined_on_the_finest_grid():

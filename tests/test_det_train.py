@@ -108,7 +108,7 @@ def test_jitter_reaches_training(network, tmp_path, whole):
 def test_every_update_jitters_anew(network, tmp_path, monkeypatch):
     states = []
 
-    def spy(images, *, jitter, generator):
+    def spy(images, *, jitter, generator, **_where):
         states.append(bytes(generator.get_state().numpy()))
         return images
 

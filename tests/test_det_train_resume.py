@@ -14,6 +14,7 @@ from detector.checkpoint import read_checkpoint, remove_checkpoint
 from detector.train import TRAINING_CSV, train_extractor
 from detector.train_config import TrainConfig
 from detector.trainee import Trainee
+from detector.training_run import describe_run
 from manifests.errors import ModelError
 from manifests.weights import load_network
 from reference.small_training import (
@@ -160,7 +161,7 @@ def test_a_checkpoint_of_another_set_or_network_is_refused(network, tmp_path):
 def test_tensors_that_do_not_fit_are_refused(network, tmp_path):
     with pytest.raises(Killed):
         fit(network, SMALL, tmp_path, progress=stop_at(3))
-    run = train_module._describe_run(network, sampler_of(SMALL), SMALL)
+    run = describe_run(network, sampler_of(SMALL), SMALL)
     saved = read_checkpoint(tmp_path, run=run)
     trainee = Trainee(network, SMALL, labels=LABELS, device="cpu")
     rows = tuple(saved.tensors["log"].shape)
