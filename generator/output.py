@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from generator.assembly import Progress, assemble, assemble_with, publish, writing
+from generator.assembly import Progress, assemble_with, publish, writing
 from generator.backends import Backend
 from generator.leftovers import disk_bytes, same_set, settle
 from generator.made_shard import Kind, MadeShard, shard_kinds
-from generator.scan import Scan
+from generator.prepared import PreparedUnit, with_canvases, with_maps
+from generator.scan import Canvas, Scan
 from generator.shard_task import RunPlace, ShardTask, Work, make_shard
 from generator.stored_saliency import StoredShard
 from generator.unit import Unit, build_unit
+from generator.workers import in_workers
 from manifests.run_folder import run_folder
 from manifests.schema import MANIFEST_NAME, Manifest, ShardEntry
 
@@ -85,6 +87,7 @@ class Output(Protocol):
         *,
         overwrite: bool,
         kept: frozenset[str],
+        canvases: MutableMapping[str, Canvas],
         progress: Progress | None,
     ) -> Made:
         """Makes every shard that an earlier run has not left finished.
@@ -94,6 +97,7 @@ class Output(Protocol):
             work, stored: how they are made.
             overwrite: replace shards of other plans.
             kept: shards of a set that stays whole while new ones are added.
+            canvases: fitted images that are at hand, by digest; they may be taken out.
             progress: called with images done and images in all.
 
         Raises:
@@ -145,22 +149,20 @@ class FolderOutput:
         *,
         overwrite: bool,
         kept: frozenset[str],
+        canvases: MutableMapping[str, Canvas],
         progress: Progress | None,
     ) -> Made:
         """See `Output.make` and `generator.assembly.assemble`."""
         versions: list[dict[str, str]] = []
         if labour.backend.name == "loky":
-            make = partial(_make, stored=stored, folder=self.folder, work=work)
-            jobs = labour.jobs or 1
-            done = assemble(
-                units, make, self.folder, jobs=jobs, overwrite=overwrite, kept=kept,
-                progress=progress,
-            )  # fmt: skip
+            run = partial(
+                self._run_here, work=work, stored=stored, jobs=labour.jobs or 1, canvases=canvases
+            )
         else:
             run = partial(self._run, work=work, stored=stored, labour=labour, told=versions.append)
-            done = assemble_with(
-                run, units, self.folder, overwrite=overwrite, kept=kept, progress=progress
-            )
+        done = assemble_with(
+            run, units, self.folder, overwrite=overwrite, kept=kept, progress=progress
+        )
         return Made(done.entries, len(done.resumed), done.fresh_images, tuple(versions))
 
     def kinds(self, entries: Sequence[ShardEntry]) -> Iterator[Kind]:
@@ -175,6 +177,31 @@ class FolderOutput:
     def stored_bytes(self) -> int:
         """See `generator.leftovers.disk_bytes`."""
         return disk_bytes(self.folder)
+
+    def _run_here(
+        self,
+        todo: Sequence[Unit],
+        *,
+        work: Work,
+        stored: Stored,
+        jobs: int,
+        canvases: MutableMapping[str, Canvas],
+    ) -> AbstractContextManager[Iterator[ShardEntry]]:
+        """Makes shards in worker processes of this machine."""
+        make = partial(_make, folder=self.folder, work=work)
+        if work.is_for_gpu and not any(stored.values()):
+            units = with_maps(
+                todo,
+                canvases,
+                work.config,
+                levels=work.levels,
+                weights=work.weights,
+                device=work.device,
+                max_pixels=work.max_pixels,
+            )
+        else:
+            units = with_canvases(todo, stored, canvases)
+        return in_workers(make, units, workers=max(1, min(jobs, len(todo))))
 
     @contextmanager
     def _run(
@@ -207,16 +234,17 @@ class FolderOutput:
                 yield map(entry_of, results)
 
 
-def _make(unit: Unit, *, stored: Stored, folder: Path, work: Work) -> ShardEntry:
+def _make(prepared: PreparedUnit, *, folder: Path, work: Work) -> ShardEntry:
     return build_unit(
-        unit,
+        prepared.unit,
         folder,
         work.config,
         levels=work.levels,
         weights=work.weights,
         device=work.device,
         max_pixels=work.max_pixels,
-        stored=stored[unit.name],
+        stored=prepared.stored,
+        canvases=prepared.canvases,
     )
 
 

@@ -16,7 +16,7 @@ from generator.backends import Backend
 from generator.built_manifest import built_manifest
 from generator.config import BuildConfig
 from generator.output import FolderOutput, Labour, Output
-from generator.scan import Scan, scan_samples
+from generator.scan import KEPT_BYTES, Scan, scan_samples
 from generator.set_summary import SetSummary
 from generator.shard_task import Work
 from generator.stored_saliency import (
@@ -130,6 +130,8 @@ def build_set(
             config.geometry,
             max_pixels=max_pixels,
             jobs=jobs or os.cpu_count() or 1,
+            # Other backends carry the images' files, or read them where they work.
+            kept_bytes=KEPT_BYTES if backend.name == "loky" and not is_url(output.name) else 0,
             progress=make_progress and make_progress(f"scan {category.name}", "images"),
         )
         has_set = not overwrite and output.has_set()
@@ -168,9 +170,10 @@ def build_set(
         shards: Sequence[StoredShard | None] = [None] * len(units)
         if stored is not None and units:
             shards = stored.shards_of([unit.images for unit in units])
-        # A network on a GPU serves one process; everything else is work for the CPU.
+        # A network on a GPU serves one process; a folder's worker processes do all else meanwhile.
         is_alone = device != "cpu" and stored is None and bool(recipe["levels"])
-        if is_alone and not backend.is_cluster:
+        has_helpers = backend.name == "loky" and not is_url(output.name)
+        if is_alone and not has_helpers and not backend.is_cluster:
             jobs = 1
         label = f"build {category.name}" + (", saliency reused" if stored is not None else "")
         made = output.make(
@@ -187,6 +190,7 @@ def build_set(
             Labour(backend=backend, jobs=jobs),
             overwrite=overwrite,
             kept=frozenset() if addition is None else addition.kept,
+            canvases=scan.canvases,
             progress=make_progress(label, "images") if make_progress else None,
         )
         entries = made.entries if addition is None else addition.entries(made.entries)

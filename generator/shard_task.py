@@ -47,6 +47,11 @@ class Work:
     device: str
     max_pixels: int
 
+    @property
+    def is_for_gpu(self) -> bool:
+        """Whether a network is run, and not on the CPU."""
+        return bool(self.levels) and self.device != "cpu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:

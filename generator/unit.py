@@ -13,12 +13,11 @@ import numpy as np
 
 from generator.config import BuildConfig
 from generator.negatives import negatives_of_image, policy_of
-from generator.scan import ScannedImage
-from generator.stored_saliency import StoredMaps
+from generator.scan import Canvas, ScannedImage
+from generator.stored_saliency import CarriedMaps, StoredMaps
 from generator.thread_count import torch_threads
 from manifests.allocator import keep_freed_memory
 from manifests.digest import array_digest, bytes_digest
-from manifests.edits import Box
 from manifests.errors import ImageError
 from manifests.folding import folded_network
 from manifests.images import decode_image, fit_image, read_bytes
@@ -94,6 +93,7 @@ def build_unit(
     max_pixels: int,
     stored: StoredMaps | None = None,
     files: Sequence[bytes] | None = None,
+    canvases: Sequence[Canvas] | None = None,
 ) -> ShardEntry:
     """Makes and writes one shard.
 
@@ -104,6 +104,7 @@ def build_unit(
         max_pixels: of one source image.
         stored: the shard to take the saliency maps from.
         files: what is in the images' files, where they cannot be read from here.
+        canvases: the fitted images, where they are at hand; the files are then left alone.
 
     Raises:
         ImageError: a file changed since it was scanned.
@@ -121,10 +122,13 @@ def build_unit(
     negatives: list[NegativeRecord] = []
     for start in range(0, len(unit.images), config.batch):
         batch = unit.images[start : start + config.batch]
-        loaded = [
-            _load_again(image, files and files[row], config, max_pixels)
-            for row, image in enumerate(batch, start)
-        ]
+        if canvases is not None:
+            loaded = canvases[start : start + len(batch)]
+        else:
+            loaded = [
+                load_again(image, config, data=files and files[row], max_pixels=max_pixels)
+                for row, image in enumerate(batch, start)
+            ]
         maps = maps_of(start, np.stack([canvas for canvas, _ in loaded]))
         for index, (image, (canvas, box)) in enumerate(zip(batch, loaded, strict=True)):
             own = {level: maps[level][index] for level in levels}
@@ -176,23 +180,61 @@ def _saliency_source(
             return {level: rows[start : start + len(canvases)] for level, rows in kept.items()}
 
         return take, stored.environment
-    # Imported here, as torch takes seconds, which a build without a pass need not wait for.
-    from generator.saliency import saliency_maps
-
-    network = cached_network(config.network, weights, device)
 
     def compute(_start: int, canvases: np.ndarray) -> dict[int, np.ndarray]:
-        with torch_threads(config.threads):
-            return saliency_maps(
-                network, canvases, levels=levels, precision=config.precision, device=device
-            )
+        return _computed(canvases, config, levels=levels, weights=weights, device=device)
 
     return compute, environment_of(device, config.threads)
 
 
-def _load_again(
-    image: ScannedImage, data: bytes | None, config: BuildConfig, max_pixels: int
-) -> tuple[np.ndarray, Box]:
+def _computed(
+    canvases: np.ndarray,
+    config: BuildConfig,
+    *,
+    levels: tuple[int, ...],
+    weights: str | None,
+    device: str,
+) -> dict[int, np.ndarray]:
+    """Maps of one batch (B, H, W, 3): level -> (B, h_l, w_l) uint8."""
+    # Imported here, as torch takes seconds, which a build without a pass need not wait for.
+    from generator.saliency import saliency_maps
+
+    network = cached_network(config.network, weights, device)
+    with torch_threads(config.threads):
+        return saliency_maps(
+            network, canvases, levels=levels, precision=config.precision, device=device
+        )
+
+
+def computed_maps(
+    canvases: Sequence[Canvas],
+    config: BuildConfig,
+    *,
+    levels: tuple[int, ...],
+    weights: str | None,
+    device: str,
+) -> CarriedMaps:
+    """The saliency maps of one unit, as `build_unit` would compute them."""
+    parts = []
+    for start in range(0, len(canvases), config.batch):
+        images = np.stack([canvas for canvas, _ in canvases[start : start + config.batch]])
+        parts.append(_computed(images, config, levels=levels, weights=weights, device=device))
+    kept = {level: np.concatenate([part[level] for part in parts]) for level in levels}
+    return CarriedMaps(kept, environment_of(device, config.threads))
+
+
+def load_again(
+    image: ScannedImage, config: BuildConfig, *, max_pixels: int, data: bytes | None = None
+) -> Canvas:
+    """The canvas of an image that was scanned.
+
+    Args:
+        image, config, max_pixels: what is read, and how.
+        data: what is in its file, where that cannot be read from here.
+
+    Raises:
+        ImageError: the file changed since then.
+    """
     if data is None:
         data = read_bytes(image.path, max_pixels=max_pixels)
     if bytes_digest(data) != image.file_sha256:

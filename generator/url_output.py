@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from generator.leftovers import check_same
 from generator.made_shard import Kind, MadeShard
 from generator.output import Labour, Made, Stored
 from generator.remote_run import begin_run, plan_digest, read_marker, read_note
-from generator.scan import Scan, ScannedImage
+from generator.scan import Canvas, Scan, ScannedImage
 from generator.shard_task import ShardTask, Work, make_shard
 from generator.stored_saliency import CarriedMaps, StoredMaps, StoredShard
 from generator.unit import Unit
@@ -90,6 +90,7 @@ class UrlOutput:
         *,
         overwrite: bool,
         kept: frozenset[str],
+        canvases: MutableMapping[str, Canvas],
         progress: Progress | None,
     ) -> Made:
         """See `Output.make`. Nothing is `kept`: `--add` needs a folder."""

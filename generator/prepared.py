@@ -1,0 +1,90 @@
+"""Units on their way to a worker, with what this process already has of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from generator.config import BuildConfig
+from generator.scan import Canvas, ScannedImage
+from generator.stored_saliency import StoredMaps
+from generator.unit import Unit, computed_maps, load_again
+
+# Units whose images are read while the GPU works on another.
+_AHEAD = 2
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class PreparedUnit:
+    """A unit, and what need not be done again for it.
+
+    Attributes:
+        stored: its saliency maps, where the worker is not to compute them.
+        canvases: its fitted images, where they are at hand.
+    """
+
+    unit: Unit
+    stored: StoredMaps | None = None
+    canvases: tuple[Canvas, ...] | None = field(default=None, repr=False)
+
+
+def with_canvases(
+    units: Sequence[Unit],
+    stored: Mapping[str, StoredMaps | None],
+    kept: MutableMapping[str, Canvas],
+) -> Iterator[PreparedUnit]:
+    """Adds the canvases that the scan kept, and takes them out there.
+
+    Args:
+        units: in the order in which they are made.
+        stored: saliency maps by the unit's name.
+        kept: canvases by digest. Units of which it lacks one read their files again.
+    """
+    for unit in units:
+        found = [kept.pop(image.digest, None) for image in unit.images]
+        whole = None if any(canvas is None for canvas in found) else tuple(found)
+        yield PreparedUnit(unit, stored[unit.name], whole)
+
+
+def with_maps(
+    units: Sequence[Unit],
+    kept: MutableMapping[str, Canvas],
+    config: BuildConfig,
+    *,
+    levels: tuple[int, ...],
+    weights: str | None,
+    device: str,
+    max_pixels: int,
+) -> Iterator[PreparedUnit]:
+    """Runs the network here, for workers that do the rest: a GPU serves one process best.
+
+    Images are read by threads while the network works on those before; workers cluster, draw and
+    write meanwhile. The maps are those that `build_unit` would have computed.
+
+    Args:
+        units, kept: as in `with_canvases`.
+        config, levels, weights, device, max_pixels: as in `build_unit`.
+
+    Raises:
+        ImageError: a file changed since it was scanned.
+    """
+
+    def canvas_of(image: ScannedImage) -> Canvas:
+        return kept.pop(image.digest, None) or load_again(image, config, max_pixels=max_pixels)
+
+    coming = iter(units)
+    waiting: deque[tuple[Unit, list[Future[Canvas]]]] = deque()
+    with ThreadPoolExecutor(_READERS) as readers:
+        while True:
+            for unit in islice(coming, 1 + _AHEAD - len(waiting)):
+                waiting.append((unit, [readers.submit(canvas_of, one) for one in unit.images]))
+            if not waiting:
+                return
+            unit, reading = waiting.popleft()
+            canvases = tuple(future.result() for future in reading)
+            maps = computed_maps(canvases, config, levels=levels, weights=weights, device=device)
+            yield PreparedUnit(unit, maps, canvases)
