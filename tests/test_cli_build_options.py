@@ -257,6 +257,8 @@ def test_every_option_is_tested_here():
         "--format", "--train-list", "--json", "--quiet", "--most-salient", "--colour-jitter",
         # in test_gen_reuse_saliency.py
         "--reuse-saliency",
+        # in test_gen_threads.py and test_gen_cluster.py
+        "--backend", "--scheduler",
         # in test_gen_add.py and test_gen_export.py
         "--add", "--licence", "--attribution",
         # in test_gen_pipeline.py

@@ -123,7 +123,8 @@ def test_the_child_notices_everything_that_must_not_be():
     assert mutants.outcome(refused) == "SetError"
     assert mutants.outcome(garbled).startswith("raised: an error that is no plain line")
     assert "ZeroDivisionError" in mutants.outcome(lambda: 1 // 0)
-    assert "MemoryError" in mutants.outcome(lambda: bytearray(1 << 28), memory_bytes=1 << 27)
+    # More than this process may have kept of what it has freed.
+    assert "MemoryError" in mutants.outcome(lambda: bytearray(1 << 33), memory_bytes=1 << 27)
     assert mutants.outcome(lambda: time.sleep(60), timeout_s=0.1) == "died: SIGALRM"
     assert mutants.outcome(lambda: any(iter(int, 1)), timeout_s=0.2) == "died: SIGPROF"
 

@@ -1,6 +1,7 @@
 """An S3-compatible server."""
 
 import contextlib
+import uuid
 
 import fsspec
 import pytest
@@ -19,7 +20,9 @@ def s3_bucket(monkeypatch, *, address="127.0.0.1"):
         host, port = server.get_host_and_port()
         settings = {"key": "testing", "secret": "testing", "endpoint_url": f"http://{host}:{port}"}
         monkeypatch.setitem(fsspec.config.conf, "s3", settings)
-        s3fs.S3FileSystem(**settings).mkdir("sets")
-        yield "s3://sets"
+        # All servers of a process share their buckets.
+        name = f"sets-{uuid.uuid4()}"
+        s3fs.S3FileSystem(**settings).mkdir(name)
+        yield f"s3://{name}"
     finally:
         server.stop()
