@@ -1,45 +1,50 @@
-"""How far is `build` from its floor, decoding plus the one saliency pass?
+"""How far is `build` from its floor, decoding plus one forward and backward pass?
 
-All sides read the same files in one process with one thread, interleaved, so that a noisy machine
-hits all of them. Prints the medians and their ratios.
+All sides read the same files with the same number of processes, one thread each, in turns, so that
+a noisy machine hits all of them. The floor runs the network as it was loaded, down to the first
+saliency level; another side runs it folded, as `build` does.
 
-    python benchmarks/build_floor.py [--data FOLDER] [--images N] [--repeats R]
+    python benchmarks/build_floor.py [--data FOLDER] [--images N] [--repeats R] [--jobs J]
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import functools
+import itertools
+import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from common import in_turns, machine, table
 
 from generator.config import BuildConfig
 from generator.pipeline import build_set
-from generator.saliency import saliency_maps
 from generator.sample_data import render_sample_data
+from generator.workers import in_workers
 from manifests.allocator import keep_freed_memory
 from manifests.datasets import Category, open_data
-from manifests.images import DEFAULT_MAX_PIXELS, fit_image, read_image
+from manifests.folding import folded_network
+from manifests.images import fit_image, read_image
 from manifests.weights import Network, load_network
 
+FLOOR = "decode + forward + backward"
 
-def pass_seconds(
+
+def read_and_use(
     category: Category, config: BuildConfig, use: Callable[[np.ndarray], object]
-) -> float:
-    """Seconds to read and fit every image and to call `use` on each batch (B, H, W, 3)."""
+) -> None:
+    """Reads and fits every image and calls `use` on each batch (B, H, W, 3)."""
     samples = category.train
-    started = time.perf_counter()
     for start in range(0, len(samples), config.batch):
         batch = samples[start : start + config.batch]
         use(np.stack([fit_image(read_image(s.path), config.geometry)[0] for s in batch]))
-    return time.perf_counter() - started
 
 
 def bare_pass(network: Network, images: np.ndarray) -> None:
@@ -59,18 +64,40 @@ def bare_pass(network: Network, images: np.ndarray) -> None:
     torch.autograd.grad(logits.max(dim=1).values.sum(), taps)
 
 
-def build_seconds(category: Category, config: BuildConfig, folder: Path) -> float:
-    """Seconds of the whole `build`: scan, decode, saliency, clusters, anchors, pixels, shards."""
-    started = time.perf_counter()
-    build_set(category, config, folder, jobs=1, max_pixels=DEFAULT_MAX_PIXELS)
-    return time.perf_counter() - started
+def floor(part: Category, config: BuildConfig, *, is_folded: bool) -> None:
+    """The floor of some images, in a process of its own or in this one."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    network = _network(config.network, is_folded)
+    read_and_use(part, config, lambda images: bare_pass(network, images))
+
+
+@functools.cache
+def _network(name: str, is_folded: bool) -> Network:
+    network = load_network(name)
+    return folded_network(network) if is_folded else network
+
+
+def floor_of(category: Category, config: BuildConfig, jobs: int, *, is_folded: bool) -> None:
+    """The floor in as many processes as `build` takes, started and ended like its own."""
+    size = -(-len(category.train) // jobs)
+    parts = [
+        replace(category, samples=tuple(category.train[start : start + size]))
+        for start in range(0, len(category.train), size)
+    ]
+    with in_workers(
+        partial(floor, config=config, is_folded=is_folded), parts, workers=len(parts)
+    ) as results:
+        list(results)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="data set; default: our sample data")
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -83,34 +110,30 @@ def main() -> None:
         category = open_data(data)[0]
         category = replace(category, samples=tuple(category.train[: arguments.images]))
         config = BuildConfig()
-        network = load_network(config.network)
-        levels = tuple(network.levels)
-        sides = {
-            "decode + forward + backward, no maps": lambda _: pass_seconds(
-                category, config, lambda images: bare_pass(network, images)
-            ),
-            "floor: decode + the saliency pass": lambda _: pass_seconds(
-                category, config, lambda images: saliency_maps(network, images, levels=levels)
-            ),
-            "cutswap-gen build, writing included": lambda repeat: build_seconds(
-                category, config, Path(scratch) / f"out-{repeat}"
-            ),
-        }
-        for side in sides.values():
-            side("warm-up")
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        for repeat in range(arguments.repeats):
-            for name, side in sides.items():
-                seconds[name].append(side(repeat))
-    count = len(category.train)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    floor = medians["floor: decode + the saliency pass"]
+        numbers = itertools.count()
+
+        def build() -> None:
+            out = Path(scratch) / f"out-{next(numbers)}"
+            build_set(category, config, out, jobs=arguments.jobs)
+            shutil.rmtree(out)  # or the page cache fills up, and the last sides pay for it
+
+        timings = in_turns(
+            {
+                FLOOR: lambda: floor_of(category, config, arguments.jobs, is_folded=False),
+                "the same with the folded network": lambda: floor_of(
+                    category, config, arguments.jobs, is_folded=True
+                ),
+                "cutswap-gen build, writing included": build,
+            },
+            arguments.repeats,
+        )
+    print(machine(("torch", "timm", "opencv-python-headless", "h5py", "numpy")))
     print(
-        f"{count} images of {category.name} at 256 px, one process, one thread, fp32, "
-        f"medians of {arguments.repeats}"
+        f"\n{len(category.train)} images of {category.name} at 256 px, fp32, batches of "
+        f"{config.batch}, {arguments.jobs} processes of one thread, medians of "
+        f"{arguments.repeats}\n"
     )
-    for name, value in medians.items():
-        print(f"  {name:<40} {1000 * value / count:7.1f} ms per image  {value / floor:5.2f}")
+    print(table(timings, count=len(category.train), unit="image", base=FLOOR))
 
 
 if __name__ == "__main__":

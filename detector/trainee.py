@@ -23,6 +23,7 @@ from detector.train_config import TrainConfig
 from detector.training_batch import TrainingBatch
 from detector.virtual_batches import RunningStatistics
 from detector.weight_average import WeightAverage
+from manifests.devices import images_on
 from manifests.errors import ModelError
 from manifests.weights import Network, autocast, state_digest
 
@@ -220,7 +221,7 @@ class Trainee:
     ) -> torch.Tensor:
         """(N, H, W, 3) uint8 images, jittered, as the network's (N, 3, H, W) input."""
         batch = colour_jitter(
-            torch.from_numpy(images).to(self._device),
+            images_on(self._device, images),
             jitter=self._config.jitter,
             generator=random_stream(stream),
             places=places,

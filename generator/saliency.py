@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from manifests.devices import autocast
+from manifests.devices import autocast, images_on
 from manifests.errors import ConfigError, WeightsError
 from manifests.weights import Network
 
@@ -67,6 +67,8 @@ def layer_cam(
         )
     if network.module.training:
         raise ValueError("saliency needs the network in eval mode: call network.module.eval()")
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+        images = images_on(device, images)
     pixels = network.preprocess(images).to(device)
     paths = {level: network.levels[level] for level in levels}
     with torch.inference_mode(False), torch.enable_grad():

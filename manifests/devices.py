@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from manifests.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
@@ -59,6 +64,29 @@ def autocast(device: str, precision: str) -> AbstractContextManager[object]:
     return torch.autocast(
         torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16"
     )
+
+
+def images_on(device: str, images: np.ndarray) -> torch.Tensor:
+    """A batch of images where the network runs.
+
+    They travel as bytes, a quarter of what they would take as float32, and to a GPU by way of
+    pinned memory, which it reads by itself.
+
+    Args:
+        device: "cpu" or "cuda" (an index is allowed).
+        images: (B, H, W, 3) uint8; not modified. On the CPU its memory may be shared.
+
+    Source: ours.
+    """
+    import numpy as np
+    import torch
+
+    # torch cannot take negative strides, and warns about read-only memory.
+    is_usable = images.flags.writeable and images.flags.c_contiguous
+    batch = torch.from_numpy(images if is_usable else np.array(images, order="C"))
+    if torch.device(device).type == "cpu":
+        return batch
+    return batch.pin_memory().to(device, non_blocking=True)
 
 
 def has_fast_bf16(device: str) -> bool:

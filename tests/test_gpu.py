@@ -106,3 +106,11 @@ def test_a_model_fitted_and_trained_on_it_scores_alike_on_both(built: Path, tmp_
     scores = [load_model(folder, device=device).detector.score(image) for device in ("cpu", "cuda")]
     assert np.allclose(scores[0].image, scores[1].image, rtol=0.02)
     assert np.abs(scores[0].map - scores[1].map).max() <= 0.02 * scores[0].map.max()
+
+
+def test_images_travel_as_bytes(images):
+    from manifests.devices import images_on
+
+    moved = images_on("cuda", images[:, ::2])
+    assert moved.is_cuda and moved.dtype == torch.uint8
+    assert np.array_equal(moved.cpu().numpy(), images[:, ::2])
