@@ -22,7 +22,7 @@ from detector.config import (
     scheduled,
 )
 from detector.train_config import LOSSES, TrainConfig
-from manifests.option_types import ListType
+from manifests.option_types import BytesType, ListType
 
 
 class SharesType(click.ParamType):
@@ -202,6 +202,14 @@ _OPTIONS = (
         help="Share of good parts that may exceed the thresholds.",
     ),
     click.option("--batch-images", default=8, show_default=True, help="Images per feature pass."),
+    click.option(
+        "--memory-budget",
+        type=BytesType(),
+        default="4GB",
+        show_default=True,
+        help="What features of training images may take; where they need more, they are looked at "
+        "in blocks.",
+    ),
 )
 
 
@@ -254,6 +262,7 @@ def fit_config(context: click.Context, options: Mapping[str, Any], device: str) 
         precision=options["feature_precision"],
         batch=options["batch_images"],
         seed=options["seed"],
+        memory_budget=options["memory_budget"],
         **values,
     )
 

@@ -103,6 +103,24 @@ class MemoryBank:
             distance[rows] = _by_differences(patches[rows], self.features[best])
         return distance, index
 
+    def nearest_own(
+        self, patches: torch.Tensor, distance: torch.Tensor, *, image: int
+    ) -> torch.Tensor:
+        """Distances to the nearest of all entries, from those that left an image's own out.
+
+        Args:
+            patches: (P, D) float32, of training image `image`.
+            distance: (P,) float32, as `nearest` with `exclude_image=image` returns it.
+
+        Returns:
+            (P,) float32.
+        """
+        own = self.features[self.image_index == image]
+        if len(own) == 0:
+            return distance
+        exact = torch.cdist(patches, own, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.minimum(distance, exact.amin(1))
+
     def reweight(
         self,
         patch: torch.Tensor,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-
-import numpy as np
 
 from detector.activation_cache import ActivationCache
 from detector.checkpoint import remove_checkpoint
@@ -22,6 +20,7 @@ from detector.metrics import roc_curve
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import TENSOR_FILES, read_record
+from detector.normal_images import NormalImages
 from detector.results import EvalResult, measure, write_scores, write_text
 from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
@@ -47,7 +46,11 @@ def quiet_progress(_label: str, _unit: str) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit did. Durations in seconds; `learned` is the detector's own summary."""
+    """What a fit did. Durations in seconds; `learned` is the detector's own summary.
+
+    `covering_radius` and `covering_mean` say how far training patches are from their nearest bank
+    entry, `blocks` in how many blocks it was chosen: None where nothing was fitted, or no bank.
+    """
 
     folder: Path
     category: str
@@ -60,6 +63,9 @@ class FitSummary:
     learned: str
     image_threshold: float
     pixel_threshold: float
+    covering_radius: float | None
+    covering_mean: float | None
+    blocks: int | None
     train_seconds: float
     seconds: float
     warnings: tuple[str, ...]
@@ -120,9 +126,12 @@ def fit_model(
             untuned=network if config.with_untuned else None,
             device=device,
         )
-        progress = make_progress(f"features {manifest.category}", "images")
         detector.fit(
-            normal_batches(negative_set, config.batch, progress=progress),
+            NormalImages(
+                negative_set,
+                config.batch,
+                start_pass=lambda: make_progress(f"features {manifest.category}", "images"),
+            ),
             progress=make_progress(
                 f"{config.detector} {manifest.category}", detector.progress_unit
             ),
@@ -245,18 +254,6 @@ def make_detector(
     return kind(network, geometry, config.detector_config(), untuned=untuned, device=device)
 
 
-def normal_batches(
-    negative_set: NegativeSet, batch: int, *, progress: Callable[[int, int], None] | None = None
-) -> Iterator[tuple[np.ndarray, list[tuple[int, int, int, int]]]]:
-    """A set's normal images in order, as `Detector.fit` takes them."""
-    for start in range(0, negative_set.n_normals, batch):
-        rows = range(start, min(start + batch, negative_set.n_normals))
-        normals = [negative_set.normal(row) for row in rows]
-        yield np.stack([normal.image for normal in normals]), [n.canvas_box for n in normals]
-        if progress is not None:
-            progress(rows.stop, negative_set.n_normals)
-
-
 def fit_thresholds(detector: Detector, rate: float) -> tuple[Threshold, Threshold]:
     """The image and the pixel threshold of a fitted detector, from its training images."""
     image_scores, map_maxima = detector.training_scores()
@@ -297,6 +294,7 @@ def _summary(
     warnings: tuple[str, ...] = (),
     is_unchanged: bool = False,
 ) -> FitSummary:
+    coverage = model.detector.coverage
     return FitSummary(
         folder=folder,
         category=model.category,
@@ -309,6 +307,9 @@ def _summary(
         learned=model.detector.summary(),
         image_threshold=model.image_threshold.value,
         pixel_threshold=model.pixel_threshold.value,
+        covering_radius=None if coverage is None else coverage.radius,
+        covering_mean=None if coverage is None else coverage.mean,
+        blocks=None if coverage is None else coverage.blocks,
         train_seconds=train_seconds,
         seconds=time.monotonic() - started,
         warnings=warnings,
