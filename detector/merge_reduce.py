@@ -153,8 +153,8 @@ def choose_bank(
 class CandidateTree:
     """Candidate sets of any number of blocks, never more than `reduction.capacity_rows` together.
 
-    Sets are merged only when the next one would not fit: those that were merged least, which are
-    the last ones, so that no set is merged more often than the logarithm of the number of blocks.
+    Sets are merged only when the next one would not fit, and those that were merged least first,
+    which are the last ones: each merge adds to what a feature's candidate may be away from it.
 
     Source: ours.
     """
@@ -171,14 +171,19 @@ class CandidateTree:
     def add(self, candidates: Candidates) -> None:
         """Takes the next block's candidates."""
         while len(self.parts) > 1 and len(self) + len(candidates) > self.reduction.capacity_rows:
-            level = self.parts[-1].level
-            first = next(i for i, part in enumerate(self.parts) if part.level == level)
-            first = min(first, len(self.parts) - 2)
+            first = self._first_of_last_level(len(self.parts))
+            if first == len(self.parts) - 1:
+                first = self._first_of_last_level(first)
             tail = self.parts[first:]
             del self.parts[first:]
             self.parts.append(merge(tail, number=self.merges, reduction=self.reduction))
             self.merges += 1
         self.parts.append(candidates)
+
+    def _first_of_last_level(self, end: int) -> int:
+        """Where the sets begin that were merged as often as the last one before `end`."""
+        level = self.parts[end - 1].level
+        return next(i for i, part in enumerate(self.parts) if part.level == level)
 
 
 def _choose(
