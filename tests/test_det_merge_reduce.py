@@ -80,8 +80,8 @@ def test_equals_literal(seed):
 
 def test_hand_computed():
     # Blocks 0 1 9 and 0 4 9 of one image each; a bank of two, oversampled, has four candidates, two
-    # per block. Greedy from any first pick takes 9 and one of the others in each, and of those four two
-    # that are at least 5 apart.
+    # per block. Greedy from any first pick takes 9 and one of the others in each, and of those
+    # four two that are at least 5 apart.
     reduction = Reduction(bank_rows=2, total_rows=6, capacity_rows=100, seed=0)
     blocks = [torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[0.0], [4.0], [9.0]])]
     parts = [
