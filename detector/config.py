@@ -66,7 +66,7 @@ class FitConfig:
             as all of the next five.
         coreset_ratio: share of all patch features kept in the bank.
         coreset_max: at most this many, whatever the ratio gives.
-        projection_dim: dimensions of the random projection that the coreset search runs in.
+        projection_dim: dimensions of the coreset search; wider features are projected at random.
         reweight: PatchCore's neighbourhood reweighting of the image score.
         with_untuned: compare the features of the tuned and of the untuned extractor side by side,
             which takes twice the time and memory.
@@ -90,7 +90,7 @@ class FitConfig:
     stages: tuple[int, ...] = (2, 3)
     coreset_ratio: float = 0.01
     coreset_max: int | None = None
-    projection_dim: int = 128
+    projection_dim: int = 384
     reweight: bool = False
     with_untuned: bool = False
     sigma_px: float = 4.0

@@ -17,7 +17,9 @@ import torch
 
 from manifests.errors import ConfigError, ModelError
 
-PROJECTION_DIM = 128
+# Features up to this width are searched as they are: projected from 152 to 128 dimensions, a bank
+# covers its patches worse by a tenth (docs/benchmarks.md).
+PROJECTION_DIM = 384
 
 # Features held up to date at a time: few enough to stay in the processor's cache.
 _ACTIVE = 4096

@@ -60,7 +60,12 @@ class HeadStageType(click.ParamType):
 
 
 PRESETS: dict[str, dict] = {
-    "paper": {"network": "resnet18", "schedule": "paper", "coreset": 0.001},
+    "paper": {
+        "network": "resnet18",
+        "schedule": "paper",
+        "coreset": 0.001,
+        "projection_dim": 128,
+    },
 }
 
 _OPTIONS = (
@@ -78,7 +83,7 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="paper: ResNet18, its schedule, coreset 0.001.",
+        help="paper: ResNet18, its schedule, coreset 0.001 sought in 128 dimensions.",
     ),
     click.option(
         "--schedule",
@@ -184,7 +189,10 @@ _OPTIONS = (
     ),
     click.option("--coreset-max", type=click.IntRange(min=1), help="At most this many patches."),
     click.option(
-        "--projection-dim", default=128, show_default=True, help="Dimensions of the coreset search."
+        "--projection-dim",
+        default=384,
+        show_default=True,
+        help="Dimensions of the coreset search; wider features are projected.",
     ),
     click.option("--reweight", is_flag=True, help="PatchCore's neighbourhood reweighting."),
     click.option(

@@ -21,7 +21,7 @@ from manifests.errors import ModelError
 # Candidates per bank entry that a block's share of all features would give it, and the least part
 # of a block that is kept: measured in docs/benchmarks.md.
 OVERSAMPLING = 2
-_LEAST_PART = 64
+_LEAST_PART = 256
 # A merge keeps at least this part of what it merges.
 _MERGE_PART = 4
 

@@ -1,0 +1,84 @@
+"""What the benchmarks share: interleaved repeats, medians and ratios as Markdown, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass
+class Timing:
+    """Seconds of a side's repeats, by the clock and of the processor."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def run(self, side: Callable[[], object]) -> object:
+        """Runs a side once and keeps what it took."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = side()
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - cpu)
+        return found
+
+
+def interleave(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Timings of all sides in turn, so that a noisy machine hits all of them."""
+    timings = {name: Timing() for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            timings[name].run(side)
+    return timings
+
+
+def table(
+    timings: Mapping[str, Timing], *, base: str, per: float = 1.0, unit: str = "s"
+) -> list[str]:
+    """Markdown rows: medians by the clock and of the processor, and their ratios to `base`.
+
+    Args:
+        per: what the seconds are divided by, such as images / 1000 for ms per image.
+    """
+    lines = [
+        f"| | {unit} | of `{base}` | processor {unit} | of `{base}` | fastest, slowest |",
+        "|---|---|---|---|---|---|",
+    ]
+    wall0, cpu0 = (statistics.median(part) for part in (timings[base].wall, timings[base].cpu))
+    for name, timing in timings.items():
+        wall, cpu = statistics.median(timing.wall), statistics.median(timing.cpu)
+        lines.append(
+            f"| {name} | {wall / per:.3g} | {wall / wall0:.2f} | {cpu / per:.3g} | "
+            f"{cpu / cpu0:.2f} | {min(timing.wall) / per:.3g}, {max(timing.wall) / per:.3g} |"
+        )
+    return lines
+
+
+def machine(*packages: str) -> str:
+    """Processor, cores and versions, in one line."""
+    name = platform.processor() or platform.machine()
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    versions = []
+    for package in ("torch", "numpy", *packages):
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    return f"{name}, {cores} cores{load}; Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
