@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from manifests.images import Geometry, fit_image, read_image
 from manifests.weights import load_network
 
 DIM = 152
+os.environ.setdefault("TQDM_DISABLE", "1")
 Choose = Callable[[torch.Tensor, int, int], torch.Tensor]
 
 

@@ -2,16 +2,18 @@
 
 The network is the embedded one, untuned; each side has a bank of its own features with as many
 entries, chosen with our coreset (anomalib's takes minutes and is measured in coreset.py). Decoding
-is included on both sides. anomalib runs as its `Engine.predict` does for a data set (one image at a
-time) and with batches. Without anomalib (`pip install anomalib`) only our side is measured.
+is included on both sides. anomalib always reweights its image scores (equation 7), we by option; it
+runs as its `Engine.predict` does for a data set (one image at a time) and with batches. Without
+anomalib (`pip install '.[peers]'`) only our side is measured.
 
-    python benchmarks/scoring.py DATA [--images N] [--bank N] [--repeats R] [--threads T]
+    python benchmarks/scoring.py DATA [--images N] [--bank N] [--repeats R] [--runs N] [--threads T]
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import statistics
 import tempfile
 import time
@@ -34,6 +36,7 @@ from manifests.datasets import open_data
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry, fit_image, read_image
 from manifests.weights import Network, load_network
 
+os.environ.setdefault("TQDM_DISABLE", "1")
 Predict = Callable[[list[Path]], np.ndarray]
 
 
@@ -44,9 +47,12 @@ def chosen_rows(features: torch.Tensor, entries: int) -> torch.Tensor:
 
 
 def our_detector(network: Network, train: list[Path], entries: int) -> PatchCore:
-    """A detector with a bank of `entries` patches of the training images."""
+    """A detector with a bank of `entries` patches of the training images.
+
+    Its image scores are those of equation 7, as anomalib's always are.
+    """
     geometry = Geometry()
-    detector = PatchCore(network, geometry, PatchCoreConfig())
+    detector = PatchCore(network, geometry, PatchCoreConfig(reweight=True))
     features, owners = [], []
     for start in range(0, len(train), 8):
         batch = [fit_image(read_image(path), geometry)[0] for path in train[start : start + 8]]
@@ -193,12 +199,17 @@ def main() -> None:
     labels = np.array([sample.label for sample in tests])
     network = load_network()
     detector = our_detector(network, train, arguments.bank)
+    plain = PatchCore(network, detector.geometry, PatchCoreConfig())
+    plain.adopt_bank(detector.bank)
     found: dict[str, np.ndarray] = {}
 
     def side(name: str, predict: Predict) -> Callable[[], None]:
         return lambda: found.update({name: predict(files)})
 
-    sides = {"cutswap": side("cutswap", lambda files: our_scores(detector, files))}
+    sides = {
+        "cutswap": side("cutswap", lambda files: our_scores(plain, files)),
+        "cutswap --reweight": side("cutswap --reweight", lambda files: our_scores(detector, files)),
+    }
     missing = ""
     scratch = tempfile.TemporaryDirectory()
     try:
@@ -225,7 +236,7 @@ def main() -> None:
         print(f"| {name} | {rate:.1f} | {shown} |")
     print(f"\nOne image at a time, array in, verdict out, {arguments.runs} runs:\n")
     sizes = [1000, arguments.bank, 50_000]
-    print("\n".join(latency_rows(detector, read_image(files[0]), arguments.runs, sizes)))
+    print("\n".join(latency_rows(plain, read_image(files[0]), arguments.runs, sizes)))
     if missing:
         print(f"\n{missing}")
 
