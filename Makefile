@@ -8,7 +8,7 @@ DEMO ?= demo
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers lint bench clean
+.PHONY: help demo test test-slow test-peers lint bench bench-peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -76,6 +76,13 @@ bench: $(VENV)/.installed-bench ## side-by-side timings
 	$(BIN)/python benchmarks/build_floor.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/replay.py --large
+	$(BIN)/python benchmarks/memory_budget.py large
+
+bench-peers: $(PEERS)/.installed ## the same beside anomalib, on DATA=FOLDER with a test split
+	@test -n "$(DATA)" || { echo "name a data set: make bench-peers DATA=FOLDER" >&2; exit 1; }
+	$(PEERS)/bin/python benchmarks/metrics.py
+	$(PEERS)/bin/python benchmarks/coreset.py $(DATA)
+	$(PEERS)/bin/python benchmarks/scoring.py $(DATA)
 
 clean: ## remove the environments and everything generated
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis

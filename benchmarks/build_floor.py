@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import in_turns, machine, table
+from common import interleave, machine, table
 
 from generator.config import BuildConfig
 from generator.pipeline import build_set
@@ -117,7 +117,7 @@ def main() -> None:
             build_set(category, config, out, jobs=arguments.jobs)
             shutil.rmtree(out)  # or the page cache fills up, and the last sides pay for it
 
-        timings = in_turns(
+        timings = interleave(
             {
                 FLOOR: lambda: floor_of(category, config, arguments.jobs, is_folded=False),
                 "the same with the folded network": lambda: floor_of(
@@ -126,14 +126,17 @@ def main() -> None:
                 "cutswap-gen build, writing included": build,
             },
             arguments.repeats,
+            warm_up=True,
         )
-    print(machine(("torch", "timm", "opencv-python-headless", "h5py", "numpy")))
+    print(machine("timm", "opencv-python-headless", "h5py"))
     print(
         f"\n{len(category.train)} images of {category.name} at 256 px, fp32, batches of "
         f"{config.batch}, {arguments.jobs} processes of one thread, medians of "
         f"{arguments.repeats}\n"
     )
-    print(table(timings, count=len(category.train), unit="image", base=FLOOR))
+    print(
+        *table(timings, base=FLOOR, per=len(category.train) / 1000, unit="ms per image"), sep="\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides timed in turns, medians, tables and the machine's name."""
+"""What the benchmarks share: interleaved repeats, medians and ratios as Markdown, the machine."""
 
 from __future__ import annotations
 
@@ -6,82 +6,99 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 
 
 @dataclass
 class Timing:
-    """Seconds of every repeat of one side."""
+    """Seconds of a side's repeats, by the clock and of the processor."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     @property
-    def median_wall(self) -> float:
+    def median(self) -> float:
+        """Seconds by the clock."""
         return statistics.median(self.wall)
 
-    @property
-    def median_cpu(self) -> float:
-        return statistics.median(self.cpu)
+    def run(self, side: Callable[[], object]) -> object:
+        """Runs a side once and keeps what it took."""
+        wall, cpu = time.perf_counter(), _cpu_s()
+        found = side()
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(_cpu_s() - cpu)
+        return found
 
 
-def in_turns(
-    sides: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
+def interleave(
+    sides: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: bool = False
 ) -> dict[str, Timing]:
-    """Times every side once per round, so that a noisy machine hits all of them.
+    """Timings of all sides in turn, so that a noisy machine hits all of them.
 
-    CPU time is that of this process; children that have ended are counted.
+    Args:
+        warm_up: run every side once before, and forget what it took.
     """
-    timings = {name: Timing() for name in sides}
-    for round_number in range(repeats + warm_up):
-        for name, side in sides.items():
-            cpu, wall = _cpu_s(), time.perf_counter()
+    if warm_up:
+        for side in sides.values():
             side()
-            if round_number >= warm_up:
-                timings[name].wall.append(time.perf_counter() - wall)
-                timings[name].cpu.append(_cpu_s() - cpu)
+    timings = {name: Timing() for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            timings[name].run(side)
     return timings
 
 
-def table(timings: Mapping[str, Timing], *, count: int, unit: str, base: str) -> str:
-    """A markdown table: milliseconds per unit, and ratios to one side (1.00)."""
+def table(
+    timings: Mapping[str, Timing], *, base: str, per: float = 1.0, unit: str = "s"
+) -> list[str]:
+    """Markdown rows: medians by the clock and of the processor, and their ratios to `base`.
+
+    Args:
+        per: what the seconds are divided by, such as images / 1000 for ms per image.
+    """
     lines = [
-        f"| | ms per {unit} | CPU ms | of {base!r} | CPU | {unit}s per s |",
+        f"| | {unit} | of `{base}` | processor {unit} | of `{base}` | fastest, slowest |",
         "|---|---|---|---|---|---|",
     ]
-    one = timings[base]
+    wall0, cpu0 = (statistics.median(part) for part in (timings[base].wall, timings[base].cpu))
     for name, timing in timings.items():
-        wall, cpu = timing.median_wall, timing.median_cpu
+        wall, cpu = statistics.median(timing.wall), statistics.median(timing.cpu)
         lines.append(
-            f"| {name} | {1000 * wall / count:.2f} | {1000 * cpu / count:.2f} "
-            f"| {wall / one.median_wall:.2f} | {cpu / one.median_cpu:.2f} | {count / wall:.1f} |"
+            f"| {name} | {wall / per:.3g} | {wall / wall0:.2f} | {cpu / per:.3g} | "
+            f"{cpu / cpu0:.2f} | {min(timing.wall) / per:.3g}, {max(timing.wall) / per:.3g} |"
         )
-    return "\n".join(lines)
+    return lines
 
 
-def machine(packages: Sequence[str] = ()) -> str:
-    """One line: processor, cores, system, Python and the versions of packages."""
-    parts = [f"{_processor()}, {os.cpu_count()} cores", f"Python {platform.python_version()}"]
-    for name in packages:
+def machine(*packages: str) -> str:
+    """Processor, cores and versions, in one line."""
+    name = platform.processor() or platform.machine()
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    versions = []
+    for package in ("torch", "numpy", *packages):
         try:
-            parts.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            parts.append(f"{name} not installed")
-    return ", ".join(parts)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f", load {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    return f"{name}, {cores} cores{load}; Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def _cpu_s() -> float:
+    """Of this process and of children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []

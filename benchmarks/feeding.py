@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import Timing, in_turns, machine, table
+from common import Timing, interleave, machine, table
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -147,19 +147,20 @@ def step_of(title: str, config: TrainConfig, negative_set: NegativeSet, repeats:
         for inputs in pixels:
             bare(inputs)
 
-    timings = in_turns(
+    timings = interleave(
         {"step from memory": from_memory, "step from shards": from_shards, "bare passes": passes},
         repeats,
+        warm_up=True,
     )
     print(f"\n{title}: {BATCH} images a step, {torch.get_num_threads()} threads\n")
-    print(table(timings, count=ROUNDS, unit="step", base="step from memory"))
+    print(*table(timings, base="step from memory", per=ROUNDS / 1000, unit="ms per step"), sep="\n")
     ratio = ratio_of_medians(timings, "step from memory", "bare passes")
     fed = ratio_of_medians(timings, "step from memory", "step from shards")
     print(f"\nspeed from shards {fed:.3f} of that from memory; step {ratio:.2f} of bare passes")
 
 
 def ratio_of_medians(timings: dict[str, Timing], above: str, below: str) -> float:
-    return timings[above].median_wall / timings[below].median_wall
+    return timings[above].median / timings[below].median
 
 
 def bare_step(trainee: Trainee, labels: np.ndarray) -> Callable[[torch.Tensor], None]:
@@ -222,7 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     keep_freed_memory()
-    print(machine(("torch", "timm", "h5py", "numpy")))
+    print(machine("timm", "h5py"))
     with tempfile.TemporaryDirectory() as scratch:
         data = arguments.data
         if data is None:

@@ -208,7 +208,7 @@ def main() -> None:
             if (count, jobs) not in known:
                 measure(count, jobs, csv_path)
     rows = read_rows(csv_path)
-    print(machine(("torch", "h5py", "numpy")), end="\n\n")
+    print(machine("h5py"), end="\n\n")
     print_table(rows)
     if arguments.plot is not None:
         plot(rows, arguments.plot)

@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import in_turns, machine, table
+from common import interleave, machine, table
 from sklearn.cluster import KMeans
 
 from generator.anchors import anchor_rng
@@ -167,7 +167,7 @@ def main() -> None:
     contiguous.module.to(memory_format=torch.contiguous_format).requires_grad_()  # as models come
     folded = folded_network(network)
     rng = np.random.default_rng(0)
-    timings = in_turns(
+    timings = interleave(
         {
             "cutswap": lambda: ours(folded, images),
             "best composition (one pass, batch of 8, channels-last)": lambda: best(
@@ -178,13 +178,14 @@ def main() -> None:
             ),
         },
         arguments.repeats,
+        warm_up=True,
     )
-    print(machine(("torch", "timm", "grad-cam", "scikit-learn", "numpy")))
+    print(machine("timm", "grad-cam", "scikit-learn"))
     print(
         f"\n{len(images)} images at 256 px, five levels, a swap per level, fp32, one thread, "
         f"medians of {arguments.repeats}\n"
     )
-    print(table(timings, count=len(images), unit="image", base="cutswap"))
+    print(*table(timings, base="cutswap", per=len(images) / 1000, unit="ms per image"), sep="\n")
     overlaps = agreement(network, images)
     print(
         f"\nIoU of the top cluster with KMeans({K}, n_init=10) on unrounded maps: median "

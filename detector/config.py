@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
+from detector.memory_budget import DEFAULT_BYTES, check_budget
 from detector.train_config import TrainConfig
 from manifests.errors import ConfigError
 
@@ -48,6 +49,10 @@ SCHEDULES: dict[str, dict] = {
 }
 DEFAULT_SCHEDULE = "gentle"
 
+# Fields that models made before them lack, with what held then.
+_LATER: dict[str, object] = {"memory_budget": DEFAULT_BYTES}
+_NEVER = object()
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -61,7 +66,7 @@ class FitConfig:
             as all of the next five.
         coreset_ratio: share of all patch features kept in the bank.
         coreset_max: at most this many, whatever the ratio gives.
-        projection_dim: dimensions of the random projection that the coreset search runs in.
+        projection_dim: dimensions of the coreset search; wider features are projected at random.
         reweight: PatchCore's neighbourhood reweighting of the image score.
         with_untuned: compare the features of the tuned and of the untuned extractor side by side,
             which takes twice the time and memory.
@@ -71,6 +76,8 @@ class FitConfig:
         batch: images of one feature pass.
         seed: of the coreset's start and projection, or of the Gaussian's folds (training has its
             own, equal by default).
+        memory_budget: bytes that features of training images may take; more images are looked at
+            in blocks.
 
     Raises:
         ConfigError: a value outside its range, or one of another detector, by the name of its
@@ -83,7 +90,7 @@ class FitConfig:
     stages: tuple[int, ...] = (2, 3)
     coreset_ratio: float = 0.01
     coreset_max: int | None = None
-    projection_dim: int = 128
+    projection_dim: int = 384
     reweight: bool = False
     with_untuned: bool = False
     sigma_px: float = 4.0
@@ -91,6 +98,7 @@ class FitConfig:
     precision: str = "fp32"
     batch: int = 8
     seed: int = 0
+    memory_budget: int = DEFAULT_BYTES
 
     def __post_init__(self) -> None:
         def need(is_met: bool, option: str, got: object, expected: object) -> None:
@@ -113,6 +121,7 @@ class FitConfig:
         need(0 < rate < 1, "--false-alarm-rate", rate, "between 0 and 1")
         # A stranger's model names it too, and it is what scoring takes memory for.
         need(1 <= self.batch <= 1024, "--batch-images", self.batch, "1 to 1024")
+        check_budget(self.memory_budget)
         if self.with_untuned and self.train.updates == 0:
             raise ConfigError(
                 "--with-untuned cannot be used without training",
@@ -134,21 +143,32 @@ class FitConfig:
         from detector.detectors import CONFIGS
 
         names = {*DETECTOR_OPTIONS[self.detector], "sigma_px", "seed", "precision", "batch"}
+        names |= {"memory_budget"}
         # Whether both networks are looked at is settled by giving the detector one or two.
         names -= {"with_untuned"}
         return CONFIGS[self.detector](**{name: getattr(self, name) for name in sorted(names)})
 
     def to_json(self) -> dict:
-        """Plain JSON types, read back by `from_json`."""
-        return asdict(self) | {"train": self.train.to_json()}
+        """Plain JSON types, read back by `from_json`.
+
+        Fields that came later are left out where they are as they were before there was a choice:
+        models made before have the same JSON.
+        """
+        plain = asdict(self) | {"train": self.train.to_json()}
+        return {name: plain[name] for name in plain if plain[name] != _LATER.get(name, _NEVER)}
 
     @classmethod
     def from_json(cls, data: dict) -> FitConfig:
         """The config of a model.json. Raises TypeError or ConfigError where it is malformed."""
-        values = dict(data)
+        values = with_later_fields(data)
         values["train"] = TrainConfig(**values["train"])
         values["stages"] = tuple(values["stages"])
         return cls(**values)
+
+
+def with_later_fields(data: dict) -> dict:
+    """The JSON of a config with the fields that were left out."""
+    return _LATER | data
 
 
 def refuse_option_of_another(detector: str, name: str) -> None:

@@ -17,12 +17,15 @@ import torch
 
 from manifests.errors import ConfigError, ModelError
 
-PROJECTION_DIM = 128
+# Features up to this width are searched as they are: projected from 152 to 128 dimensions, a bank
+# covers its patches worse by a tenth (docs/benchmarks.md).
+PROJECTION_DIM = 384
 
 # Features held up to date at a time: few enough to stay in the processor's cache.
 _ACTIVE = 4096
 _BLOCK_ROWS = 1024
 _BLOCK_PICKS = 4096
+_GROUP = 64
 _PROJECT_ROWS = 65536
 _COMPACT_EVERY = 16
 
@@ -228,17 +231,27 @@ def _to_many(
     A matrix product is twenty times as fast as differences but cancels, so it only decides which
     pairs could give the minimum; those few are computed by differences like everything else.
     """
-    x, c = points - mean, centres - mean
+    n, k = len(points), len(centres)
+    x = points - mean
+    # Padded to whole groups with centres infinitely far away.
+    c = torch.nn.functional.pad(centres - mean, (0, 0, 0, -k % _GROUP))
     x_half = x.square().sum(1, keepdim=True).mul_(0.5)
     c_half = c.square().sum(1).mul_(0.5)
+    farthest = c_half.max()
+    c_half[k:] = torch.inf
     # (n, k): half the squared distance less x_half, subject to rounding only.
     product = torch.addmm(c_half, x, c.T, alpha=-1.0)
     # Bound on the rounding of a D-term dot product in any order, of both norms, and of the
     # distances by differences, with a factor of two to spare.
-    slack = (points.shape[1] + 8) * 2.0**-21 * (x_half + c_half.max())
-    best = product.amin(1, keepdim=True) + 2.0 * slack
+    slack = (points.shape[1] + 8) * 2.0**-21 * (x_half + farthest)
     improves = nearest[:, None].square().mul_(0.5) - x_half + slack
-    row, column = (product <= torch.minimum(best, improves)).nonzero(as_tuple=True)
+    # Minima of groups are far cheaper than comparisons, and rule out nearly all pairs.
+    grouped = product.view(n, -1, _GROUP)
+    least = grouped.amin(2)
+    limit = torch.minimum(least.amin(1, keepdim=True) + 2.0 * slack, improves)
+    row, group = (least <= limit).nonzero(as_tuple=True)
+    which, column = (grouped[row, group] <= limit[row]).nonzero(as_tuple=True)
+    row, column = row[which], group[which] * _GROUP + column
     exact = torch.cdist(
         points[row][:, None], centres[column][:, None], compute_mode="donot_use_mm_for_euclid_dist"
     )[:, 0, 0]

@@ -30,9 +30,16 @@ def describe_fit(summary: FitSummary) -> list[str]:
             f"{summary.updates} updates in {duration(summary.train_seconds)}, "
             f"last accuracy {summary.last_accuracy:.3f}"
         )
+    covered = ""
+    if summary.covering_radius is not None:
+        blocks = f", chosen in {summary.blocks} blocks" if summary.blocks > 1 else ""
+        covered = (
+            f"; training patches within {summary.covering_radius:.4g} of it, "
+            f"{summary.covering_mean:.4g} on average{blocks}"
+        )
     line = (
         f"{summary.folder}: {tuned}; {summary.learned} from "
-        f"{summary.normals} images; thresholds {summary.image_threshold:.4g} (image), "
+        f"{summary.normals} images{covered}; thresholds {summary.image_threshold:.4g} (image), "
         f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}"
     )
     return [line, digest]

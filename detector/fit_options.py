@@ -22,7 +22,7 @@ from detector.config import (
     scheduled,
 )
 from detector.train_config import LOSSES, TrainConfig
-from manifests.option_types import ListType
+from manifests.option_types import BytesType, ListType
 
 
 class SharesType(click.ParamType):
@@ -60,7 +60,12 @@ class HeadStageType(click.ParamType):
 
 
 PRESETS: dict[str, dict] = {
-    "paper": {"network": "resnet18", "schedule": "paper", "coreset": 0.001},
+    "paper": {
+        "network": "resnet18",
+        "schedule": "paper",
+        "coreset": 0.001,
+        "projection_dim": 128,
+    },
 }
 
 _OPTIONS = (
@@ -78,7 +83,7 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="paper: ResNet18, its schedule, coreset 0.001.",
+        help="paper: ResNet18, its schedule, coreset 0.001 sought in 128 dimensions.",
     ),
     click.option(
         "--schedule",
@@ -190,7 +195,10 @@ _OPTIONS = (
     ),
     click.option("--coreset-max", type=click.IntRange(min=1), help="At most this many patches."),
     click.option(
-        "--projection-dim", default=128, show_default=True, help="Dimensions of the coreset search."
+        "--projection-dim",
+        default=384,
+        show_default=True,
+        help="Dimensions of the coreset search; wider features are projected.",
     ),
     click.option("--reweight", is_flag=True, help="PatchCore's neighbourhood reweighting."),
     click.option(
@@ -208,6 +216,14 @@ _OPTIONS = (
         help="Share of good parts that may exceed the thresholds.",
     ),
     click.option("--batch-images", default=8, show_default=True, help="Images per feature pass."),
+    click.option(
+        "--memory-budget",
+        type=BytesType(),
+        default="4GB",
+        show_default=True,
+        help="What features of training images may take; where they need more, they are looked at "
+        "in blocks.",
+    ),
 )
 
 
@@ -264,6 +280,7 @@ def fit_config(
         precision=options["feature_precision"],
         batch=options["batch_images"],
         seed=options["seed"],
+        memory_budget=options["memory_budget"],
         **values,
     )
 

@@ -32,6 +32,10 @@ class JoinedFeatures:
         self.extractors = tuple(extractors)
         self.dim = sum(extractor.dim for extractor in extractors)
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the features of `height`×`width` images."""
+        return self.extractors[0].grid(height, width)
+
     def __call__(
         self, images: np.ndarray, *, canvas_boxes: np.ndarray | Sequence[Box] | None = None
     ) -> torch.Tensor:

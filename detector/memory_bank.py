@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from detector.head_search import GROUP, Head, find_head
 from manifests.errors import ConfigError, ModelError
 
 NEIGHBOURS = 9
 
-# Bank rows are padded to a multiple of this: products with aligned rows are a third faster, and
-# their minima are found group by group.
-_GROUP = 64
 # Upper limit of one block's product, in elements (16 MiB).
 _BLOCK_ELEMENTS = 4 * 1024 * 1024
 
@@ -48,10 +46,13 @@ class MemoryBank:
         # Distances do not change when everything moves, but the smaller the vectors, the less a
         # product cancels.
         self._mean = features.mean(0)
-        padding = -len(features) % _GROUP
+        # Products with aligned rows are a third faster, and minima are found group by group.
+        padding = -len(features) % GROUP
         self._centred = torch.nn.functional.pad(features - self._mean, (0, 0, 0, padding))
         self._half = self._centred.square().sum(1).mul_(0.5)
         self._half[len(features) :] = torch.inf
+        self._head: Head | None = None
+        self._has_sought_head = False
 
     def __len__(self) -> int:
         return len(self.features)
@@ -66,9 +67,10 @@ class MemoryBank:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Distance to, and index of, each patch's nearest bank entry.
 
-        The entry is found by matrix products, whose rounding can prefer another that is farther by
-        about 1e-6 of the features' squared spread; its distance is then computed by differences,
-        so a patch that equals its entry has distance 0 exactly.
+        Large banks are searched by a lower bound (`Head`), which leaves few entries to compare by
+        differences. In others the entry is found by a matrix product, whose rounding can prefer
+        another that is farther by about 1e-6 of the features' squared spread; its distance is then
+        computed by differences, so a patch that equals its entry has distance 0 exactly.
 
         Args:
             patches: (P, D) float32 on the bank's device.
@@ -93,15 +95,92 @@ class MemoryBank:
         for start in range(0, len(patches), step):
             rows = slice(start, start + step)
             own = exclude_image[rows] if isinstance(exclude_image, torch.Tensor) else exclude_image
-            half = self._half_distances(patches[rows], own)
-            index[rows] = best = _first_minimum(half)
-            if torch.isinf(half.gather(1, best[:, None])).any():
-                raise ModelError(
-                    "every bank entry comes from the image to be left out",
-                    hint="keep a larger coreset (--coreset) or train on more images",
-                )
-            distance[rows] = _by_differences(patches[rows], self.features[best])
+            index[rows], distance[rows] = self._nearest(patches[rows], own)
         return distance, index
+
+    def _nearest(
+        self, patches: torch.Tensor, exclude_image: int | torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index and distance of one block's nearest entries."""
+        head = self._find_head()
+        if head is None:
+            return self._nearest_by_product(patches, exclude_image)
+        centred = patches - self._mean
+        x_half = centred.square().sum(1).mul_(0.5)
+        bounds, least = head.bounds(centred, self._is_excluded(exclude_image))
+        everyone = torch.arange(len(patches), device=patches.device)
+
+        def of_groups(row: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+            per_chunk = bounds.shape[2] // GROUP
+            view = bounds.view(len(bounds), len(patches), per_chunk, GROUP)
+            return view[group // per_chunk, row, group % per_chunk]
+
+        group = least.argmin(1)
+        first = group * GROUP + of_groups(everyone, group).argmin(1)
+        self._check_any_left(least.gather(1, group[:, None]))
+        nearest = _by_differences(patches, self.features[first])
+        # Rounding of the products, of both lengths and of the directions, generously.
+        slack = (self.dim + 8) * 2.0**-20 * (x_half + head.farthest_half)
+        limit = nearest.square().mul_(0.5) - x_half + slack
+        is_open = least <= limit[:, None]
+        # Patches for which the bound decides little, as far from all entries, are looked up whole.
+        is_hard = is_open.sum(1) > max(8, least.shape[1] // 2)
+        is_open &= ~is_hard[:, None]
+        row, group = is_open.nonzero(as_tuple=True)
+        which, column = (of_groups(row, group) <= limit[row, None]).nonzero(as_tuple=True)
+        row, column = row[which], group[which] * GROUP + column
+        exact = _by_differences(patches[row], self.features[column])
+        best = nearest.scatter_reduce(0, row, exact, "amin")
+        # The first of equals.
+        is_best = exact == best[row]
+        index = torch.full_like(first, len(self)).scatter_reduce(
+            0, row[is_best], column[is_best], "amin"
+        )
+        if is_hard.any():
+            own = exclude_image
+            own = own[is_hard] if isinstance(own, torch.Tensor) else own
+            index[is_hard], best[is_hard] = self._nearest_by_product(patches[is_hard], own)
+        return index, best
+
+    def _nearest_by_product(
+        self, patches: torch.Tensor, exclude_image: int | torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        half = self._half_distances(patches, exclude_image)
+        best = _first_minimum(half)
+        self._check_any_left(half.gather(1, best[:, None]))
+        return best, _by_differences(patches, self.features[best])
+
+    def _check_any_left(self, least: torch.Tensor) -> None:
+        if torch.isinf(least).any():
+            raise ModelError(
+                "every bank entry comes from the image to be left out",
+                hint="keep a larger coreset (--coreset) or train on more images",
+            )
+
+    def _find_head(self) -> Head | None:
+        """The bank's head, sought when it is first needed."""
+        if not self._has_sought_head:
+            self._has_sought_head = True
+            self._head = find_head(self._centred[: len(self)])
+        return self._head
+
+    def nearest_own(
+        self, patches: torch.Tensor, distance: torch.Tensor, *, image: int
+    ) -> torch.Tensor:
+        """Distances to the nearest of all entries, from those that left an image's own out.
+
+        Args:
+            patches: (P, D) float32, of training image `image`.
+            distance: (P,) float32, as `nearest` with `exclude_image=image` returns it.
+
+        Returns:
+            (P,) float32.
+        """
+        own = self.features[self.image_index == image]
+        if len(own) == 0:
+            return distance
+        exact = torch.cdist(patches, own, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.minimum(distance, exact.amin(1))
 
     def reweight(
         self,
@@ -157,15 +236,18 @@ class MemoryBank:
     ) -> torch.Tensor:
         """(P, M') half squared distances less a constant per row; inf for padding and excluded."""
         half = torch.addmm(self._half, patches - self._mean, self._centred.T, alpha=-1.0)
-        if exclude_image is None:
-            return half
-        if isinstance(exclude_image, torch.Tensor):
-            is_own = self.image_index[None, :] == exclude_image[:, None].to(self.image_index.device)
-            half[:, : len(self)].masked_fill_(is_own, torch.inf)
-        else:
-            own = (self.image_index == exclude_image).nonzero()[:, 0]
-            half.index_fill_(1, own, torch.inf)
+        is_excluded = self._is_excluded(exclude_image)
+        if is_excluded is not None:
+            half[:, : len(self)].masked_fill_(is_excluded, torch.inf)
         return half
+
+    def _is_excluded(self, exclude_image: int | torch.Tensor | None) -> torch.Tensor | None:
+        """(M,) bool, or (P, M) where every patch has an image of its own."""
+        if exclude_image is None:
+            return None
+        if isinstance(exclude_image, torch.Tensor):
+            exclude_image = exclude_image[:, None].to(self.image_index.device)
+        return self.image_index == exclude_image
 
 
 def _first_minimum(values: torch.Tensor) -> torch.Tensor:
@@ -174,10 +256,10 @@ def _first_minimum(values: torch.Tensor) -> torch.Tensor:
     Minima without positions are eight times as fast as minima with them, so the positions are
     sought only among the groups' minima and in the winning group.
     """
-    grouped = values.view(len(values), -1, _GROUP)
+    grouped = values.view(len(values), -1, GROUP)
     group = grouped.amin(2).argmin(1)
     rows = torch.arange(len(values), device=values.device)
-    return group * _GROUP + grouped[rows, group].argmin(1)
+    return group * GROUP + grouped[rows, group].argmin(1)
 
 
 def _by_differences(patches: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:

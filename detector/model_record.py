@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from detector.config import FitConfig
+from detector.config import FitConfig, with_later_fields
 from detector.model_folder import (
     MAX_JSON_BYTES,
     MODEL,
@@ -115,7 +115,10 @@ class ModelRecord:
             raise ModelError(f"malformed: {shown}") from None
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelError(f"malformed: config cannot be read ({str(error)[:120]})") from None
-        _require(_is_a(plain["config"], FitConfig), "config has a value of another type")
+        _require(
+            _is_a(with_later_fields(plain["config"]), FitConfig),
+            "config has a value of another type",
+        )
         for name in ("category", "licence", "attribution"):
             _require(isinstance(plain[name], str), f"{name} is not text")
         for name in ("network_digest", "initial_digest", "set_digest"):

@@ -5,52 +5,44 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
-
-from detector.activation_cache import ActivationCache
 from detector.checkpoint import remove_checkpoint
 from detector.config import FitConfig
-from detector.dataset import TripletSampler
-from detector.detectors import DETECTORS, Detector, PatchCore
 from detector.evaluate import evaluate
+from detector.fit_steps import fit_detector, make_detector, thresholds_of, train_network
 from detector.metrics import roc_curve
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import TENSOR_FILES, read_record
 from detector.processes import ALONE, Processes
 from detector.results import EvalResult, measure, write_scores, write_text
-from detector.shared_bank import fit_bank_together
-from detector.threshold import Threshold, fit_threshold
-from detector.train import TRAINING_CSV, train_extractor
-from detector.training_log import read_training_csv
+from detector.train import TRAINING_CSV
 from manifests.atomic import output_error
 from manifests.confine import category_folder
 from manifests.datasets import Category
 from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, DigestError, ModelError, OutputError
-from manifests.images import DEFAULT_MAX_PIXELS, Geometry
+from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.licence import pixel_warning
 from manifests.lock import folder_lock
 from manifests.negative_set import NegativeSet
-from manifests.progress import ProgressMaker
+from manifests.progress import ProgressMaker, quiet_progress
 from manifests.schema import read_manifest
 from manifests.versions import library_versions
-from manifests.weights import Network, load_network
-
-
-def quiet_progress(_label: str, _unit: str) -> Callable[..., None]:
-    """Progress for callers that want none."""
-    return lambda *_: None
+from manifests.weights import load_network
 
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What a fit did. Durations in seconds; `learned` is the detector's own summary."""
+    """What a fit did. Durations in seconds; `learned` is the detector's own summary.
+
+    `covering_radius` and `covering_mean` say how far training patches are from their nearest bank
+    entry, `blocks` in how many blocks it was chosen: None where nothing was fitted, or no bank.
+    """
 
     folder: Path
     category: str
@@ -63,6 +55,9 @@ class FitSummary:
     learned: str
     image_threshold: float
     pixel_threshold: float
+    covering_radius: float | None
+    covering_mean: float | None
+    blocks: int | None
     train_seconds: float
     seconds: float
     warnings: tuple[str, ...]
@@ -141,7 +136,7 @@ def fit_model(
         )
         if not processes.is_first:
             return None
-        image_threshold, pixel_threshold = _thresholds(scores, config.false_alarm_rate)
+        image_threshold, pixel_threshold = thresholds_of(scores, config.false_alarm_rate)
         if image_threshold.achievable_rate > config.false_alarm_rate:
             warnings.append(
                 f"{manifest.category}: {image_threshold.n} good images cannot show a false-alarm "
@@ -175,151 +170,6 @@ def fit_model(
         started=started,
         warnings=tuple(warnings),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedNetwork:
-    """An extractor and how it came about; without updates, the one that was given."""
-
-    network: Network
-    last_accuracy: float
-    seconds: float
-    warnings: tuple[str, ...]
-
-
-def train_network(
-    network: Network,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    folder: Path,
-    *,
-    device: str = "cpu",
-    make_progress: ProgressMaker = quiet_progress,
-    cache: ActivationCache | None = None,
-    processes: Processes = ALONE,
-) -> TrainedNetwork:
-    """Trains the extractor as `config.train` says; checkpoints and log go to `folder`.
-
-    Args:
-        cache: activations to share with other trainings, where `config.train.cache_activations`.
-        processes: that train together; only the first one knows the last accuracy.
-
-    Raises:
-        ModelError: the set lacks what training needs, or training diverged.
-    """
-    if config.train.updates == 0:
-        return TrainedNetwork(network, float("nan"), 0.0, ())
-    started = time.monotonic()
-    category = negative_set.manifest.category
-    sampler = TripletSampler(
-        negative_set,
-        batch=config.train.batch,
-        seed=config.train.seed,
-        negatives=config.train.negatives,
-        shares=config.train.shares,
-        levels=config.train.levels,
-    )
-    warnings = []
-    if sampler.is_with_replacement:
-        warnings.append(
-            f"{category}: only {sampler.n_usable} normals for batches of {config.train.batch}; "
-            "they are drawn with replacement"
-        )
-    if sampler.n_skipped:
-        warnings.append(
-            f"{category}: {sampler.n_skipped} normals have no {' or no '.join(sampler.labels[1:])} "
-            "and are not trained on"
-        )
-    progress = make_progress(f"train {category}", "updates")
-    trained = train_extractor(
-        network,
-        sampler,
-        config.train,
-        device=device,
-        folder=folder,
-        cache=cache,
-        progress=lambda update, total, loss, accuracy: progress(
-            update, total, f"loss {loss:.4f}  accuracy {accuracy:.3f}"
-        ),
-        processes=processes,
-    )
-    last = float("nan")
-    if processes.is_first:
-        last = float(read_training_csv(folder / TRAINING_CSV)[-1]["accuracy"])
-    return TrainedNetwork(trained, last, time.monotonic() - started, tuple(warnings))
-
-
-def make_detector(
-    config: FitConfig,
-    network: Network,
-    geometry: Geometry,
-    *,
-    untuned: Network | None = None,
-    device: str = "cpu",
-) -> Detector:
-    """The detector of a config, not fitted yet; `untuned` where `config.with_untuned`."""
-    kind = DETECTORS[config.detector]
-    return kind(network, geometry, config.detector_config(), untuned=untuned, device=device)
-
-
-def fit_detector(
-    detector: Detector,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    *,
-    make_progress: ProgressMaker = quiet_progress,
-    processes: Processes = ALONE,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Fits a detector to a set's normal images.
-
-    Several processes share the images of PatchCore; other detectors are the first one's work.
-
-    Returns:
-        What `Detector.training_scores` returns; None on all processes but the first.
-    """
-    category = negative_set.manifest.category
-    features = make_progress(f"features {category}", "images")
-    fitting = make_progress(f"{config.detector} {category}", detector.progress_unit)
-    if not processes.is_alone and isinstance(detector, PatchCore):
-        rows = processes.rows(negative_set.n_normals)
-        return fit_bank_together(
-            detector,
-            normal_batches(negative_set, config.batch, rows=rows, progress=features),
-            first_image=rows.start,
-            processes=processes,
-            progress=fitting,
-        )
-    if not processes.is_first:
-        return None
-    detector.fit(normal_batches(negative_set, config.batch, progress=features), progress=fitting)
-    return detector.training_scores()
-
-
-def normal_batches(
-    negative_set: NegativeSet,
-    batch: int,
-    *,
-    rows: range | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[np.ndarray, list[tuple[int, int, int, int]]]]:
-    """A set's normal images in order, or those of some rows, as `Detector.fit` takes them."""
-    rows = range(negative_set.n_normals) if rows is None else rows
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        normals = [negative_set.normal(row) for row in part]
-        yield np.stack([normal.image for normal in normals]), [n.canvas_box for n in normals]
-        if progress is not None:
-            progress(start + len(part), len(rows))
-
-
-def fit_thresholds(detector: Detector, rate: float) -> tuple[Threshold, Threshold]:
-    """The image and the pixel threshold of a fitted detector, from its training images."""
-    return _thresholds(detector.training_scores(), rate)
-
-
-def _thresholds(scores: tuple[np.ndarray, np.ndarray], rate: float) -> tuple[Threshold, Threshold]:
-    image_scores, map_maxima = scores
-    return fit_threshold(image_scores, rate), fit_threshold(map_maxima, rate)
 
 
 def _need_same_work(
@@ -392,6 +242,7 @@ def _summary(
     warnings: tuple[str, ...] = (),
     is_unchanged: bool = False,
 ) -> FitSummary:
+    coverage = model.detector.coverage
     return FitSummary(
         folder=folder,
         category=model.category,
@@ -404,6 +255,9 @@ def _summary(
         learned=model.detector.summary(),
         image_threshold=model.image_threshold.value,
         pixel_threshold=model.pixel_threshold.value,
+        covering_radius=None if coverage is None else coverage.radius,
+        covering_mean=None if coverage is None else coverage.mean,
+        blocks=None if coverage is None else coverage.blocks,
         train_seconds=train_seconds,
         seconds=time.monotonic() - started,
         warnings=warnings,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from detector.image_stream import ImageStream
+from detector.detectors import Detector, Scores
+from detector.image_stream import ImageStream, LoadedImage
 from detector.model import load_model
 from manifests.errors import CutswapError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write_png
@@ -53,11 +54,7 @@ def score_images(
         readers=readers,
     )
     rows = []
-    for batch in stream:
-        found = model.detector.score(
-            np.stack([loaded.canvas for loaded in batch]),
-            [loaded.placement.canvas_box for loaded in batch],
-        )
+    for batch, found in score_stream(model.detector, stream):
         for loaded, score, canvas_map in zip(batch, found.image, found.map, strict=True):
             rows.append(
                 ScoredImage(
@@ -83,6 +80,24 @@ def score_images(
         if progress is not None:
             progress(batch[-1].index + 1, len(files))
     return rows, stream.errors
+
+
+def score_stream(
+    detector: Detector, stream: ImageStream
+) -> Iterator[tuple[list[LoadedImage], Scores]]:
+    """Yields every batch of a stream with its scores; the next ones are read meanwhile.
+
+    Raises:
+        BadImages: after the last batch, unless the stream skips them.
+    """
+    for batch in stream:
+        yield (
+            batch,
+            detector.score(
+                np.stack([loaded.canvas for loaded in batch]),
+                [loaded.placement.canvas_box for loaded in batch],
+            ),
+        )
 
 
 def _output_names(files: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from detector.coreset import coreset_size, k_centre
-from detector.detectors.base import Batch
+from detector.coreset import k_centre
+from detector.detectors.base import Coverage, NormalBatches
 from detector.detectors.patchcore import PatchCore
 from detector.memory_bank import MemoryBank
 from detector.processes import Processes
 
+Progress = Callable[[int, int], None]
+
 
 def fit_bank_together(
     detector: PatchCore,
-    batches: Iterable[Batch],
+    batches: NormalBatches,
     *,
     first_image: int,
     processes: Processes,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Give the detectors of all processes the same bank, and score the training images against it.
 
     Every process reduces the features of its images to as many as the whole bank will hold, by the
-    greedy k-centre; the first process chooses the bank among all of these in the same way. For one
-    seed and number of processes it is always the same bank. Its covering radius is at most four
-    times the best possible, where that of one search over all features is at most twice; measured
-    radii are in docs/scale.md.
+    greedy k-centre; the first process chooses the bank among all of these in the same way. Where
+    the memory budget, which is that of each process, does not hold the features of its images, it
+    keeps the candidates of merge and reduce instead. For one seed and number of processes it is
+    always the same bank. Its covering radius is at most four times the best possible, where that of
+    one search over all features is at most twice; measured radii are in docs/scale.md.
 
     Args:
         detector: one per process, of the same network, geometry and config; gets the bank.
-        batches: of this process's images, as `PatchCore.fit` takes them; at least one.
+        batches: this process's images, as `PatchCore.fit` takes them; at least one.
         first_image: number of the first of them among all. The shares of the processes follow one
             another in the order of their ranks.
         processes: that take part.
@@ -40,7 +43,7 @@ def fit_bank_together(
 
     Returns:
         What `PatchCore.training_scores` returns, for all images in order, on the first process;
-        None on the others.
+        None on the others. The first one's detector has the `coverage` of all images.
 
     Raises:
         ModelError: images that do not fit, or a bank from one image alone.
@@ -49,39 +52,56 @@ def fit_bank_together(
     Source: Malkomes et al. 2015, "Fast distributed k-center clustering with outliers on massive
     data", for the two rounds and the factor of four.
     """
-    training = detector.collect(batches)
-    config = detector.config
-    n_all = int(processes.sum_(torch.tensor([len(training.features)])))
-    wanted = coreset_size(n_all, config.coreset_ratio, config.coreset_max)
-    own = _choose(detector, training.features, wanted, progress)
-    owners = training.owners()[own] + first_image
-    features = processes.collect(training.features[own].contiguous())
-    owners = processes.collect(owners.to(torch.int32))
+    n_images = int(processes.sum_(torch.tensor([len(batches)])))
+    if detector.fits(len(batches)):
+        training = detector.collect(batches)
+        n_rows = int(processes.sum_(torch.tensor([len(training.features)])))
+        wanted = detector.bank_size(n_rows)
+        own = _choose(detector, training.features, wanted, progress)
+        features, owners = training.features[own], training.owners()[own]
+        blocks = 1
+    else:
+        training = batches
+        tree, blocks = detector.candidates(batches, all_images=n_images)
+        features = torch.cat([part.features for part in tree.parts])
+        owners = torch.cat([part.owners for part in tree.parts])
+        n_rows = int(processes.sum_(torch.tensor([sum(part.rows for part in tree.parts)])))
+        wanted = detector.bank_size(n_rows)
+    owners = owners.to(torch.int32) + first_image
+    features, owners = processes.collect(features.contiguous()), processes.collect(owners)
     parts: dict[str, torch.Tensor] = {}
     if processes.is_first:
         final = _choose(detector, features, wanted, None)
         parts = {"features": features[final], "image_index": owners[final]}
     parts = processes.hear_tensors(parts)
-    detector.adopt_bank(MemoryBank(parts["features"].to(detector.device), parts["image_index"]))
-    image = torch.empty(len(training))
-    maxima = torch.empty(len(training))
-    for i in range(len(training)):
-        scores = detector.score_features(
-            training.features[training.rows(i)].to(detector.device),
-            training.valid[i : i + 1],
-            training.boxes[i : i + 1],
-            exclude_image=first_image + i,
-        )
-        image[i], maxima[i] = float(scores.image[0]), float(scores.map.max())
+    bank = MemoryBank(parts["features"].to(detector.device), parts["image_index"])
+    detector.adopt_bank(bank, training=training, first_image=first_image, blocks=blocks)
+    image, maxima = map(torch.from_numpy, detector.training_scores())
     image, maxima = processes.collect(image), processes.collect(maxima)
-    return (image.numpy(), maxima.numpy()) if processes.is_first else None
+    coverage = _united(detector.coverage, processes)
+    if not processes.is_first:
+        return None
+    detector.coverage = coverage
+    return image.numpy(), maxima.numpy()
+
+
+def _united(own: Coverage, processes: Processes) -> Coverage | None:
+    """The coverage of all processes' images; None on all but the first."""
+    row = torch.tensor([[own.radius, own.mean * own.patches, own.blocks, own.patches]]).double()
+    rows = processes.collect(row)
+    if not processes.is_first:
+        return None
+    patches = int(rows[:, 3].sum())
+    return Coverage(
+        radius=float(rows[:, 0].max()),
+        mean=float(rows[:, 1].sum()) / patches,
+        blocks=int(rows[:, 2].sum()),
+        patches=patches,
+    )
 
 
 def _choose(
-    detector: PatchCore,
-    features: torch.Tensor,
-    wanted: int,
-    progress: Callable[[int, int], None] | None,
+    detector: PatchCore, features: torch.Tensor, wanted: int, progress: Progress | None
 ) -> torch.Tensor:
     """Rows of the features that are kept, ascending; all where there are no more than wanted."""
     if len(features) <= wanted:

@@ -42,41 +42,33 @@ class TrainingFeatures:
 
 
 def join_features(
-    parts: Iterable[tuple[torch.Tensor, np.ndarray, np.ndarray]],
+    parts: Iterable[tuple[torch.Tensor, np.ndarray, np.ndarray]], *, images: int
 ) -> TrainingFeatures:
-    """Joins batches of (features (P, D), valid (B, h, w), boxes (B, 4)).
+    """Joins batches of (features (P, D), valid (B, h, w), boxes (B, 4)) of `images` images.
+
+    Memory for all of them is taken at once and touched as it is filled, so that there never are two
+    copies.
 
     Raises:
         ModelError: no batches.
     """
-    chunks: list[torch.Tensor] = []
+    out: torch.Tensor | None = None
+    end = 0
     valid: list[np.ndarray] = []
     boxes: list[np.ndarray] = []
     for features, cells, canvas_boxes in parts:
-        chunks.append(features.cpu())
+        if out is None:
+            out = torch.empty((images * cells[0].size, features.shape[1]), dtype=features.dtype)
+        out[end : end + len(features)] = features.cpu()
+        end += len(features)
         valid.append(cells)
         boxes.append(canvas_boxes)
-    if not chunks:
+    if out is None:
         raise ModelError("no normal images to fit to")
     shown = np.concatenate(valid)
     return TrainingFeatures(
-        features=_join(chunks),
+        features=out[:end],
         offsets=np.concatenate([[0], np.cumsum(shown.sum((1, 2)))]),
         valid=shown,
         boxes=np.concatenate(boxes),
     )
-
-
-def _join(chunks: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate along the first axis, releasing each chunk once copied; empties the list.
-
-    The result's memory is touched only as it is filled, so the peak is one copy, not two.
-    """
-    total = sum(len(chunk) for chunk in chunks)
-    out = torch.empty((total, chunks[0].shape[1]), dtype=chunks[0].dtype)
-    end = total
-    while chunks:
-        chunk = chunks.pop()
-        out[end - len(chunk) : end] = chunk
-        end -= len(chunk)
-    return out

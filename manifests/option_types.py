@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -24,6 +25,32 @@ class SizeType(click.ParamType):
         if len(sides) not in (1, 2):
             self.fail(f"{value!r} is neither a number of pixels nor HEIGHTxWIDTH", param, ctx)
         return (sides[0], sides[-1])
+
+
+_UNITS = (
+    {"": 1}
+    | {
+        prefix + suffix: base**power
+        for power, prefix in enumerate("KMGT", 1)
+        for base, suffix in ((1000, ""), (1000, "B"), (1024, "I"), (1024, "IB"))
+    }
+    | {"B": 1}
+)
+
+
+class BytesType(click.ParamType):
+    """`4GB`, `500MB`, `2GiB`: bytes, in steps of 1000, or of 1024 with an i."""
+
+    name = "SIZE"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", str(value).strip(), re.ASCII)
+        unit = None if match is None else _UNITS.get(match[2].upper())
+        if unit is None:
+            self.fail(f"{value!r} is no size such as 500MB, 4GB or 4GiB", param, ctx)
+        return int(Decimal(match[1]) * unit)
 
 
 class LocationType(click.ParamType):

@@ -72,3 +72,8 @@ def amount(n_bytes: float) -> str:
 def progress_maker(*, quiet: bool) -> ProgressMaker:
     """What a pipeline asks for a line on stderr per step."""
     return lambda label, unit: Progress(label, unit, quiet=quiet)
+
+
+def quiet_progress(_label: str, _unit: str) -> Callable[..., None]:
+    """Progress for callers that want none."""
+    return lambda *_: None

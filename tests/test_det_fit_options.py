@@ -39,6 +39,7 @@ CONFIG_OPTIONS = {
     "--reweight": (None, ("reweight", True)),
     "--false-alarm-rate": (0.2, ("false_alarm_rate", 0.2)),
     "--batch-images": (3, ("batch", 3)),
+    "--memory-budget": ("1.5GiB", ("memory_budget", 1_610_612_736)),
     "--negatives": ("swap:2,scar", ("train", "shares", (2.0, 1.0))),
     "--levels": ("2,3", ("train", "levels", (2, 3))),
     "--loss": ("patch", ("train", "loss", "patch")),

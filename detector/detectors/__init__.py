@@ -1,6 +1,6 @@
 """The detectors by name. A new one is a file here, a row in each table and one in the tests."""
 
-from detector.detectors.base import Detector, Scores
+from detector.detectors.base import Coverage, Detector, NormalBatches, Scores
 from detector.detectors.gaussian import GaussianConfig, GaussianDetector
 from detector.detectors.patchcore import PatchCore, PatchCoreConfig
 
@@ -17,9 +17,11 @@ CONFIGS: dict[str, type] = {
 __all__ = [
     "CONFIGS",
     "DETECTORS",
+    "Coverage",
     "Detector",
     "GaussianConfig",
     "GaussianDetector",
+    "NormalBatches",
     "PatchCore",
     "PatchCoreConfig",
     "Scores",

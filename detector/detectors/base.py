@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
@@ -17,6 +17,35 @@ Box = tuple[int, int, int, int]
 Boxes = Sequence[Box] | np.ndarray
 Batch = tuple[np.ndarray, Boxes]
 Progress = Callable[[int, int], None]
+
+
+class NormalBatches(Protocol):
+    """Normal images, which can be read again and are then the same in the same batches."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Pairs of images (B, H, W, 3) uint8 RGB and their canvas boxes (B, 4)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far training patches are from a bank that was chosen among them.
+
+    Attributes:
+        radius: the largest distance of a training patch to its nearest entry, unprojected.
+        mean: the mean of these distances.
+        blocks: in how many blocks the bank was chosen; 1 where all features were in memory.
+        patches: how many training patches there are.
+    """
+
+    radius: float
+    mean: float
+    blocks: int
+    patches: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +77,9 @@ class Detector(Protocol):
 
     network: Network
     untuned: Network | None
+    coverage: Coverage | None
+    """Of the training images, once `training_scores` has looked at them; None for a detector that
+    keeps no patches."""
 
     def __init__(
         self,
@@ -70,8 +102,11 @@ class Detector(Protocol):
         """
         ...
 
-    def fit(self, batches: Iterable[Batch], *, progress: Progress | None = None) -> None:
-        """Learn from normal images, read once and in order; they need not all be in memory.
+    def fit(self, batches: NormalBatches, *, progress: Progress | None = None) -> None:
+        """Learn from normal images; they need not all be in memory.
+
+        What does not fit in the config's memory budget is not kept: `training_scores` then reads
+        the batches a second time.
 
         Args:
             batches: pairs of images (B, H, W, 3) uint8 RGB and their canvas boxes (B, 4), the
@@ -79,7 +114,8 @@ class Detector(Protocol):
             progress: called with (done, total), in `progress_unit`.
 
         Raises:
-            ModelError: too few images, or images that do not fit the geometry.
+            ModelError: too few images, images that do not fit the geometry, or a memory budget
+                too small for what is to be learned.
         """
         ...
 

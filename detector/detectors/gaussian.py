@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from detector.detectors.base import (
-    Batch,
     Boxes,
+    Coverage,
+    NormalBatches,
     Progress,
     Scores,
     checked_boxes,
@@ -20,6 +21,7 @@ from detector.detectors.base import (
 from detector.distribution import MIN_IMAGES, Distribution, fit_distribution
 from detector.embeddings import CellEmbeddings
 from detector.features import valid_cells
+from detector.memory_budget import DEFAULT_BYTES, check_budget
 from detector.score_map import SIGMA_PX, score_map
 from manifests.errors import ConfigError, ModelError
 from manifests.images import Geometry
@@ -37,6 +39,7 @@ class GaussianConfig:
         seed: of the folds in which training images are scored.
         precision: "fp32" or "bf16", for the network.
         batch: images per forward pass when scoring.
+        memory_budget: bytes that the embeddings of all cells may take between fit and scores.
 
     Raises:
         ConfigError: a value out of range.
@@ -46,8 +49,10 @@ class GaussianConfig:
     seed: int = 0
     precision: str = "fp32"
     batch: int = 8
+    memory_budget: int = DEFAULT_BYTES
 
     def __post_init__(self) -> None:
+        check_budget(self.memory_budget)
         if not 0.0 <= self.sigma_px < float("inf"):
             raise ConfigError("sigma_px out of range", expected="at least 0", got=self.sigma_px)
         if self.seed < 0:
@@ -56,18 +61,21 @@ class GaussianConfig:
             raise ConfigError("batch out of range", expected="at least 1", got=self.batch)
 
 
+# Cells (B, h, w, D) float32, which of them are valid (B, h, w) bool, and boxes (B, 4) int64.
+_Embedded = tuple[torch.Tensor, np.ndarray, np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class _Training:
-    """Embeddings of the training images, kept from `fit` until they have been scored.
+    """The training images, kept from `fit` until they have been scored.
 
-    cells: (B, h, w, D) float32 on the CPU, batch by batch; valid (n, h, w) bool; boxes (n, 4)
-    int64; pooled (n, D) float64.
+    pooled: (n, D) float64. kept: all batches, cells on the CPU; None where the budget does not hold
+    them, and `batches` are embedded again.
     """
 
-    cells: list[torch.Tensor]
-    valid: np.ndarray
-    boxes: np.ndarray
     pooled: np.ndarray
+    kept: list[_Embedded] | None
+    batches: NormalBatches
 
 
 class GaussianDetector:
@@ -110,6 +118,7 @@ class GaussianDetector:
         self.config = config
         self.device = device
         self.embeddings = CellEmbeddings(network, precision=config.precision, device=device)
+        self.coverage: Coverage | None = None
         self._distribution: Distribution | None = None
         self._training: _Training | None = None
         self._training_scores: tuple[np.ndarray, np.ndarray] | None = None
@@ -121,11 +130,12 @@ class GaussianDetector:
             raise ModelError("the detector has no distribution yet", hint="fit it first")
         return self._distribution
 
-    def fit(self, batches: Iterable[Batch], *, progress: Progress | None = None) -> None:
+    def fit(self, batches: NormalBatches, *, progress: Progress | None = None) -> None:
         """Fit the distribution to normal images; see `Detector.fit`.
 
-        The embeddings of all cells stay in memory (4 bytes × D × cells: 320 KiB per image of
-        256 px with the embedded network) until `training_scores` has used them.
+        Where the budget holds the embeddings of all cells (4 bytes × D × cells: 320 KiB per image
+        of 256 px with the embedded network), they stay in memory until `training_scores` has used
+        them. The pooled ones of all images always do, 8 bytes × D each: 10 KiB.
 
         Args:
             progress: called once, with (images, images).
@@ -135,21 +145,21 @@ class GaussianDetector:
                 that do not fit the geometry.
         """
         self._distribution = self._training = self._training_scores = None
-        cells: list[torch.Tensor] = []
-        valid: list[np.ndarray] = []
-        boxes: list[np.ndarray] = []
+        kept: list[_Embedded] | None = []
+        taken = 0
         pooled: list[np.ndarray] = []
         for images, canvas_boxes in batches:
-            embedded, shown, checked = self._embed(images, canvas_boxes)
-            cells.append(embedded.cpu())
-            valid.append(shown)
-            boxes.append(checked)
-            pooled.append(_pool(cells[-1], shown))
-        if not cells:
+            cells, shown, boxes = self._embed(images, canvas_boxes)
+            cells = cells.cpu()
+            pooled.append(_pool(cells, shown))
+            taken += cells.nbytes
+            if taken > self.config.memory_budget:
+                kept = None
+            if kept is not None:
+                kept.append((cells, shown, boxes))
+        if not pooled:
             raise ModelError("no normal images to fit to")
-        training = _Training(
-            cells, np.concatenate(valid), np.concatenate(boxes), np.concatenate(pooled)
-        )
+        training = _Training(np.concatenate(pooled), kept, batches)
         self._distribution = fit_distribution(training.pooled).to(self.device)
         self._training = training
         if progress is not None:
@@ -158,7 +168,8 @@ class GaussianDetector:
     def training_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the training images, each by a distribution fitted without its fold.
 
-        Five folds, or as many as there are images; the embeddings kept by `fit` are released.
+        Five folds, or as many as there are images; the embeddings kept by `fit` are released, or
+        computed a second time where none were kept.
 
         Returns:
             image scores (n,) and maxima of the score maps (n,), float32, in the order of `fit`.
@@ -183,21 +194,28 @@ class GaussianDetector:
         fold = folds(n, seed=self.config.seed)
         image = np.empty(n, dtype=np.float32)
         maxima = np.empty(n, dtype=np.float32)
-        starts = np.cumsum([0, *map(len, training.cells)])
-        for k in range(fold.max() + 1):
-            others = fit_distribution(training.pooled[fold != k]).to(self.device)
-            for cells, start in zip(training.cells, starts, strict=False):
-                own = np.flatnonzero(fold[start : start + len(cells)] == k)
-                if len(own) == 0:
-                    continue
-                rows = start + own
-                scores = self._score_cells(
-                    cells[own], training.valid[rows], training.boxes[rows], others
-                )
-                image[rows], maxima[rows] = scores.image, scores.map.max((1, 2))
+        others = [
+            fit_distribution(training.pooled[fold != k]).to(self.device)
+            for k in range(fold.max() + 1)
+        ]
+        start = 0
+        for cells, valid, boxes in self._embedded(training):
+            own_folds = fold[start : start + len(cells)]
+            for k in np.unique(own_folds):
+                own = np.flatnonzero(own_folds == k)
+                scores = self._score_cells(cells[own], valid[own], boxes[own], others[k])
+                image[start + own], maxima[start + own] = scores.image, scores.map.max((1, 2))
+            start += len(cells)
         self._training_scores = image, maxima
         self._training = None
         return self._training_scores
+
+    def _embedded(self, training: _Training) -> Iterator[_Embedded]:
+        if training.kept is not None:
+            yield from training.kept
+            return
+        for images, canvas_boxes in training.batches:
+            yield self._embed(images, canvas_boxes)
 
     def score(self, images: np.ndarray, canvas_boxes: Boxes | None = None) -> Scores:
         """Score images; see `Detector.score`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -11,8 +11,9 @@ import torch
 
 from detector.coreset import PROJECTION_DIM, coreset_size, k_centre
 from detector.detectors.base import (
-    Batch,
     Boxes,
+    Coverage,
+    NormalBatches,
     Progress,
     Scores,
     checked_boxes,
@@ -21,7 +22,10 @@ from detector.detectors.base import (
 from detector.features import FeatureExtractor, valid_cells
 from detector.joined_features import JoinedFeatures
 from detector.memory_bank import MemoryBank
+from detector.memory_budget import DEFAULT_BYTES, FeatureBudget, check_budget
+from detector.merge_reduce import CandidateTree, Reduction
 from detector.score_map import SIGMA_PX, score_map, worst_cells
+from detector.streamed_bank import stream_bank, stream_candidates
 from detector.training_features import TrainingFeatures, join_features
 from manifests.errors import ConfigError, ModelError
 from manifests.images import Geometry
@@ -42,6 +46,7 @@ class PatchCoreConfig:
         seed: of the coreset's projection and first pick.
         precision: "fp32" or "bf16", for the network.
         batch: images per forward pass when scoring.
+        memory_budget: bytes that features may take while a bank is chosen.
 
     Raises:
         ConfigError: a value out of range.
@@ -56,8 +61,10 @@ class PatchCoreConfig:
     seed: int = 0
     precision: str = "fp32"
     batch: int = 8
+    memory_budget: int = DEFAULT_BYTES
 
     def __post_init__(self) -> None:
+        check_budget(self.memory_budget)
         coreset_size(1, self.coreset_ratio, self.coreset_max)
         for name in ("projection_dim", "batch"):
             if getattr(self, name) < 1:
@@ -108,9 +115,17 @@ class PatchCore:
                 for one in networks
             ]
         )
+        self._forget()
+
+    def _forget(self) -> None:
         self._bank: MemoryBank | None = None
+        # What training scores come from: features, or images to compute them from again.
         self._training: TrainingFeatures | None = None
+        self._batches: NormalBatches | None = None
+        self._blocks = 1
+        self._first_image = 0
         self._training_scores: tuple[np.ndarray, np.ndarray] | None = None
+        self.coverage: Coverage | None = None
 
     @property
     def bank(self) -> MemoryBank:
@@ -119,28 +134,83 @@ class PatchCore:
             raise ModelError("the detector has no memory bank yet", hint="fit it first")
         return self._bank
 
-    def fit(self, batches: Iterable[Batch], *, progress: Progress | None = None) -> None:
+    def fit(self, batches: NormalBatches, *, progress: Progress | None = None) -> None:
         """Build the memory bank from normal images; see `Detector.fit`.
 
-        The features of all images stay in memory (4 bytes × D × cells each: 608 KiB per image
-        of 256 px with the embedded network) until `training_scores` has used them.
+        Where the budget holds the features of all images (4 bytes × D × cells each: 608 KiB per
+        image of 256 px with the embedded network), they stay in memory until `training_scores` has
+        used them. Otherwise the bank is chosen by merge and reduce (`stream_bank`).
 
         Args:
             progress: called with (patches chosen, patches wanted) while the coreset is chosen.
 
         Raises:
-            ModelError: no images, or images that do not fit the geometry.
+            ModelError: no images, images that do not fit the geometry, or a bank that the budget
+                does not hold.
         """
-        self._bank = self._training = self._training_scores = None
-        self.fit_features(self.collect(batches), progress=progress)
+        self._forget()
+        if self.fits(len(batches)):
+            self.fit_features(self.collect(batches), progress=progress)
+            return
+        streamed = stream_bank(
+            self._counted_patches(batches),
+            reduction=self.reduction(len(batches)),
+            budget=self._budget(),
+            size_of=self.bank_size,
+            progress=progress,
+        )
+        self._bank = MemoryBank(streamed.features.to(self.device), streamed.owners)
+        self._batches, self._blocks = batches, streamed.blocks
 
-    def collect(self, batches: Iterable[Batch]) -> TrainingFeatures:
+    def candidates(self, batches: NormalBatches, *, all_images: int) -> tuple[CandidateTree, int]:
+        """What of some images' features a bank may be chosen from, where they do not fit in memory.
+
+        Args:
+            batches: some of the normal images.
+            all_images: how many there are in all.
+
+        Returns:
+            The candidates, and the number of blocks they come from.
+
+        Raises:
+            ModelError: as `fit`.
+        """
+        tree, _, blocks = stream_candidates(
+            self._counted_patches(batches),
+            reduction=self.reduction(all_images),
+            budget=self._budget(),
+        )
+        return tree, blocks
+
+    def reduction(self, images: int) -> Reduction:
+        """How a bank of so many images, all without padding, is chosen by merge and reduce."""
+        rows = images * self._cells()
+        return Reduction(
+            bank_rows=self.bank_size(rows),
+            total_rows=rows,
+            capacity_rows=self._budget().candidate_rows,
+            seed=self.config.seed,
+            projection_dim=self.config.projection_dim,
+        )
+
+    def _counted_patches(self, batches: NormalBatches) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+        """Features (P, D) of each batch, and how many of them are of each image."""
+        for images, boxes in batches:
+            features, valid, _ = self.patches(images, boxes)
+            yield features, valid.sum((1, 2))
+
+    def fits(self, images: int) -> bool:
+        """Whether the budget holds the features of so many images, all without padding."""
+        return self._budget().fits(images * self._cells())
+
+    def collect(self, batches: NormalBatches) -> TrainingFeatures:
         """The features that `fit` chooses a bank from; they depend on stages and precision only.
 
         Raises:
             ModelError: no images, or images that do not fit the geometry.
         """
-        return join_features(self.patches(images, boxes) for images, boxes in batches)
+        parts = (self.patches(images, boxes) for images, boxes in batches)
+        return join_features(parts, images=len(batches))
 
     def fit_features(self, training: TrainingFeatures, *, progress: Progress | None = None) -> None:
         """The second half of `fit`, from features computed before and left as they are.
@@ -153,27 +223,46 @@ class PatchCore:
         Raises:
             ModelError: features of other dimensions.
         """
-        self._bank = self._training = self._training_scores = None
+        self._forget()
         self._check_dim(training.features.shape[1], "these features are")
         picks = self._choose(training.features, progress)
         owners = training.owners()[picks]
         self._bank = MemoryBank(training.features[picks].to(self.device), owners)
         self._training = training
 
-    def adopt_bank(self, bank: MemoryBank) -> None:
+    def adopt_bank(
+        self,
+        bank: MemoryBank,
+        *,
+        training: TrainingFeatures | NormalBatches | None = None,
+        first_image: int = 0,
+        blocks: int = 1,
+    ) -> None:
         """Takes a bank that a detector of the same networks and stages has chosen.
+
+        Args:
+            bank: from now on this detector's.
+            training: images that `training_scores` is to look at, or their features.
+            first_image: number of the first of them among the bank's images.
+            blocks: see `Coverage`.
 
         Raises:
             ModelError: features of other dimensions.
         """
-        self._training = self._training_scores = None
+        self._forget()
         self._check_dim(bank.dim, "this bank is")
         self._bank = bank
+        if isinstance(training, TrainingFeatures):
+            self._training = training
+        else:
+            self._batches = training
+        self._first_image, self._blocks = first_image, blocks
 
     def training_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the training images, each against the bank without its own patches.
 
-        The features kept by `fit` are released; the scores are kept.
+        The features kept by `fit` are released, or computed a second time where none were kept; the
+        scores are kept. `coverage` is known from then on.
 
         Returns:
             image scores (n,) and maxima of the score maps (n,), float32, in the order of `fit`.
@@ -186,11 +275,12 @@ class PatchCore:
         """
         if self._training_scores is not None:
             return self._training_scores
-        training = self._training
-        if training is None:
+        source = self._training if self._training is not None else self._batches
+        if source is None:
             raise ModelError("training scores exist only after fitting", hint="fit it first")
-        n = len(training)
-        if n < 2:
+        n = len(source)
+        owners = self.bank.image_index
+        if n < 2 and bool((owners == self._first_image).all()):
             raise ModelError(
                 "training scores need other images to compare with",
                 expected="at least 2 images",
@@ -198,17 +288,33 @@ class PatchCore:
             )
         image = np.empty(n, dtype=np.float32)
         maxima = np.empty(n, dtype=np.float32)
-        for i in range(n):
-            scores = self.score_features(
-                training.features[training.rows(i)].to(self.device),
-                training.valid[i : i + 1],
-                training.boxes[i : i + 1],
-                exclude_image=i,
-            )
+        radius, total, rows = 0.0, 0.0, 0
+        for i, (patches, valid, boxes) in enumerate(self._training_images()):
+            own = self._first_image + i
+            found = self.bank.nearest(patches, exclude_image=own)
+            scores = self._scores(patches, found, valid, boxes, exclude_image=own)
             image[i], maxima[i] = scores.image[0], scores.map.max()
+            covered = self.bank.nearest_own(patches, found[0], image=own)
+            radius = max(radius, float(covered.max()))
+            total, rows = total + float(covered.sum(dtype=torch.float64)), rows + len(covered)
         self._training_scores = image, maxima
-        self._training = None
+        self.coverage = Coverage(radius, total / rows, self._blocks, rows)
+        self._training = self._batches = None
         return self._training_scores
+
+    def _training_images(self) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
+        """What `patches` returns, for one training image at a time."""
+        training = self._training
+        if training is not None:
+            for i in range(len(training)):
+                features = training.features[training.rows(i)].to(self.device)
+                yield features, training.valid[i : i + 1], training.boxes[i : i + 1]
+            return
+        for images, canvas_boxes in self._batches:
+            features, valid, boxes = self.patches(images, canvas_boxes)
+            ends = valid.sum((1, 2)).cumsum()
+            for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+                yield features[start:end], valid[i : i + 1], boxes[i : i + 1]
 
     def score(self, images: np.ndarray, canvas_boxes: Boxes | None = None) -> Scores:
         """Score images; see `Detector.score`.
@@ -262,7 +368,7 @@ class PatchCore:
     def _choose(self, features: torch.Tensor, progress: Progress | None) -> torch.Tensor:
         """Rows of the bank's features, ascending."""
         n = len(features)
-        wanted = coreset_size(n, self.config.coreset_ratio, self.config.coreset_max)
+        wanted = self.bank_size(n)
         if wanted == n:
             return torch.arange(n)
         picks = k_centre(
@@ -310,7 +416,20 @@ class PatchCore:
         Raises:
             ModelError: not fitted, or no bank entry left.
         """
-        distance, nearest = self.bank.nearest(patches, exclude_image=exclude_image)
+        found = self.bank.nearest(patches, exclude_image=exclude_image)
+        return self._scores(patches, found, valid, boxes, exclude_image=exclude_image)
+
+    def _scores(
+        self,
+        patches: torch.Tensor,
+        found: tuple[torch.Tensor, torch.Tensor],
+        valid: np.ndarray,
+        boxes: np.ndarray,
+        *,
+        exclude_image: int | None,
+    ) -> Scores:
+        """Scores from what `MemoryBank.nearest` found."""
+        distance, nearest = found
         is_valid = torch.from_numpy(valid).to(distance.device)
         grid = torch.zeros(valid.shape, device=distance.device)
         grid[is_valid] = distance
@@ -332,6 +451,18 @@ class PatchCore:
             canvas_boxes=boxes,
         )
         return Scores(image.cpu().numpy(), maps.cpu().numpy())
+
+    def bank_size(self, rows: int) -> int:
+        return coreset_size(rows, self.config.coreset_ratio, self.config.coreset_max)
+
+    def _budget(self) -> FeatureBudget:
+        config = self.config
+        return FeatureBudget(config.memory_budget, self.extractor.dim, config.projection_dim)
+
+    def _cells(self) -> int:
+        """Cells of an image without padding."""
+        h, w = self.extractor.grid(self.geometry.height, self.geometry.width)
+        return h * w
 
     def _check_dim(self, got: int, what: str) -> None:
         if got != self.extractor.dim:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import FitConfig
+from detector.memory_budget import DEFAULT_BYTES
 from detector.study.builds import SetRequest, digest_of
 from detector.study.cell_scores import CELL_VERSION
 from detector.study.plan_types import SEED_LIMIT, Arm
@@ -133,7 +134,9 @@ def make_cell(
     if config.train.updates:
         extractor |= {"train": train, "set": request.key, "data": data.digest}
         extractor |= {"version": TRAIN_VERSION} if TRAIN_VERSION != 1 else {}
-    detector_config = vars(config.detector_config())
+    detector_config = dict(vars(config.detector_config()))
+    if config.memory_budget == DEFAULT_BYTES:
+        del detector_config["memory_budget"]  # as in the keys of cells made before it was one
     detector = {
         "detector": config.detector,
         "config": detector_config | ({"seed": 0} if config.detector in _SEEDLESS else {}),

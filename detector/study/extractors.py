@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detector.activation_cache import ActivationCache
 from detector.checkpoint import CHECKPOINT_NAME, remove_checkpoint
-from detector.pipeline import TrainedNetwork, train_network
+from detector.fit_steps import TrainedNetwork, train_network
 from detector.study.cells import Cell
 from detector.study.locks import waiting_lock
 from detector.trainee import Diverged

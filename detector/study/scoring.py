@@ -11,8 +11,9 @@ import torch
 
 from detector.detectors import Detector, Scores
 from detector.evaluate import TestImages, evaluation_of
+from detector.fit_steps import make_detector
 from detector.memory_bank import MemoryBank
-from detector.pipeline import make_detector, normal_batches
+from detector.normal_images import NormalImages
 from detector.study.builds import digest_of
 from detector.study.cell_scores import CellScores, cell_scores
 from detector.study.cells import Cell
@@ -60,16 +61,26 @@ def score_cells(
         ModelError: a detector that cannot be fitted.
     """
     for group in _sharing_features(cells):
-        if group[0].config.detector == "patchcore":
+        if _shares_features(group, extractor, negative_set, device):
             yield from _score_banks(group, extractor, negative_set, tests, device, make_progress)
             continue
         for cell in group:
             started = time.monotonic()
             detector = _detector(cell, extractor, negative_set, device)
-            detector.fit(normal_batches(negative_set, cell.config.batch))
+            detector.fit(NormalImages(negative_set, cell.config.batch))
             scores = detector.score(tests.canvases, tests.truth.boxes)
             found = cell_scores(evaluation_of(tests.truth, scores))
             yield Scored(cell, found, time.monotonic() - started, 0.0)
+
+
+def _shares_features(
+    cells: Sequence[Cell], extractor: Extractor, negative_set: NegativeSet, device: str
+) -> bool:
+    """Whether there are features to share, and the memory budgets hold them."""
+    if cells[0].config.detector != "patchcore":
+        return False
+    detectors = (_detector(cell, extractor, negative_set, device) for cell in cells)
+    return all(detector.fits(negative_set.n_normals) for detector in detectors)
 
 
 def _sharing_features(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -102,7 +113,7 @@ def _score_banks(
     progress = make_progress(label, "images")
     total = negative_set.n_normals + len(tests)
     training = first.collect(
-        normal_batches(negative_set, batch, progress=lambda done, _: progress(done, total))
+        NormalImages(negative_set, batch, start_pass=lambda: lambda done, _: progress(done, total))
     )
     parts: list[tuple[torch.Tensor, np.ndarray, np.ndarray]] = []
     done = negative_set.n_normals

@@ -62,11 +62,26 @@ def make_images(count: int, seed: int = 0, geometry: Geometry = GEOMETRY) -> np.
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def batches(images: np.ndarray, boxes=None, batch: int = 4):
-    """Pairs of images and boxes, as `Detector.fit` takes them; readable once."""
-    boxes = [FULL] * len(images) if boxes is None else boxes
-    for start in range(0, len(images), batch):
-        yield images[start : start + batch], boxes[start : start + batch]
+def batches(images: np.ndarray, boxes=None, batch: int = 4) -> Batches:
+    """Pairs of images and boxes, as `Detector.fit` takes them."""
+    return Batches(images, [FULL] * len(images) if boxes is None else boxes, batch)
+
+
+class Batches:
+    """Images in memory; `passes` counts how often they were read."""
+
+    def __init__(self, images: np.ndarray, boxes, batch: int) -> None:
+        self.images, self.boxes, self.batch = images, boxes, batch
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self):
+        self.passes += 1
+        for start in range(0, len(self.images), self.batch):
+            rows = slice(start, start + self.batch)
+            yield self.images[rows], self.boxes[rows]
 
 
 def defect(image: np.ndarray) -> np.ndarray:
