@@ -207,7 +207,7 @@ def test_fit_streams_and_says_so(built, fitted_folder, category_name, tmp_path):
     small = (*options, "--batch-images", 2, "--memory-budget", "600kB")
     result = invoke_det(*small, "--out", tmp_path)
     summary = json.loads(result.stdout)[0]
-    assert summary["blocks"] == 5
+    assert summary["blocks"] == 4
     assert 0 < summary["covering_mean"] < summary["covering_radius"]
     model = load_model(tmp_path / category_name)
     assert model.config.memory_budget == 600_000
