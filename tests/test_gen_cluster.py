@@ -58,7 +58,8 @@ def test_a_url_needs_no_worker_that_sees_the_images(
     real = scan.scan_one
 
     def moved(sample, geometry, *, max_pixels):
-        return replace(real(sample, geometry, max_pixels=max_pixels), path=tmp_path / sample.source)
+        image, canvas = real(sample, geometry, max_pixels=max_pixels)
+        return replace(image, path=tmp_path / sample.source), canvas
 
     data = {image.name: image.read_bytes() for image in sample_data.rglob("train/good/*")}
     monkeypatch.setattr(scan, "scan_one", moved)
