@@ -73,7 +73,10 @@ lint: $(VENV)/.installed-test ## ruff and import-linter
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-bench ## side-by-side timings
+	$(BIN)/python benchmarks/saliency_peers.py
 	$(BIN)/python benchmarks/build_floor.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/feeding.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/replay.py --large
 	$(BIN)/python benchmarks/memory_budget.py large
