@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -68,7 +69,8 @@ def table(
         wall, cpu = statistics.median(timing.wall), statistics.median(timing.cpu)
         lines.append(
             f"| {name} | {wall / per:.3g} | {wall / wall0:.2f} | {cpu / per:.3g} | "
-            f"{cpu / cpu0:.2f} | {min(timing.wall) / per:.3g}, {max(timing.wall) / per:.3g} |"
+            f"{cpu / cpu0 if cpu0 else math.nan:.2f} | "
+            f"{min(timing.wall) / per:.3g}, {max(timing.wall) / per:.3g} |"
         )
     return lines
 
@@ -92,7 +94,7 @@ def machine(*packages: str) -> str:
 
 
 def _cpu_s() -> float:
-    """Of this process and of children that have ended."""
+    """Of this process and of children that have ended; of workers that live on, nothing."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
