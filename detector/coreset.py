@@ -131,6 +131,27 @@ def k_centre(
         return search.chosen.cpu()
 
 
+def coreset_rows(
+    features: torch.Tensor,
+    size: int,
+    *,
+    rng: np.random.Generator,
+    projection_dim: int = PROJECTION_DIM,
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Rows of a coreset, ascending; all rows, and nothing drawn, where `size` leaves none out.
+
+    Args and Raises: as `k_centre`, `size` for its `picks`.
+
+    Returns:
+        (min(size, N),) int64.
+    """
+    if size >= len(features):
+        return torch.arange(len(features))
+    picks = k_centre(features, size, rng=rng, projection_dim=projection_dim, progress=progress)
+    return picks.sort().values
+
+
 class _LazyGreedy:
     """State of one search; `advance` makes picks until the active features are used up."""
 

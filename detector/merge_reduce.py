@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from detector.coreset import PROJECTION_DIM, k_centre
+from detector.coreset import PROJECTION_DIM, coreset_rows
 from manifests.errors import ModelError
 
 # Candidates per bank entry that a block's share of all features would give it, and the least part
@@ -194,16 +194,13 @@ def _choose(
     progress: Progress | None = None,
 ) -> torch.Tensor:
     """Ascending rows of a greedy k-centre coreset."""
-    if size >= len(features):
-        return torch.arange(len(features))
-    picks = k_centre(
+    return coreset_rows(
         features,
         size,
         rng=np.random.default_rng([reduction.seed, *address]),
         projection_dim=reduction.projection_dim,
         progress=progress,
     )
-    return picks.sort().values
 
 
 def _joined(parts: Sequence[Candidates]) -> tuple[torch.Tensor, torch.Tensor]:

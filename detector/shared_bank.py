@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from detector.coreset import k_centre
 from detector.detectors.base import Coverage, NormalBatches
 from detector.detectors.patchcore import PatchCore
 from detector.memory_bank import MemoryBank
@@ -57,7 +56,7 @@ def fit_bank_together(
         training = detector.collect(batches)
         n_rows = int(processes.sum_(torch.tensor([len(training.features)])))
         wanted = detector.bank_size(n_rows)
-        own = _choose(detector, training.features, wanted, progress)
+        own = detector.choose(training.features, wanted, progress=progress)
         features, owners = training.features[own], training.owners()[own]
         blocks = 1
     else:
@@ -71,7 +70,7 @@ def fit_bank_together(
     features, owners = processes.collect(features.contiguous()), processes.collect(owners)
     parts: dict[str, torch.Tensor] = {}
     if processes.is_first:
-        final = _choose(detector, features, wanted, None)
+        final = detector.choose(features, wanted)
         parts = {"features": features[final], "image_index": owners[final]}
     parts = processes.hear_tensors(parts)
     bank = MemoryBank(parts["features"].to(detector.device), parts["image_index"])
@@ -98,19 +97,3 @@ def _united(own: Coverage, processes: Processes) -> Coverage | None:
         blocks=int(rows[:, 2].sum()),
         patches=patches,
     )
-
-
-def _choose(
-    detector: PatchCore, features: torch.Tensor, wanted: int, progress: Progress | None
-) -> torch.Tensor:
-    """Rows of the features that are kept, ascending; all where there are no more than wanted."""
-    if len(features) <= wanted:
-        return torch.arange(len(features))
-    picks = k_centre(
-        features,
-        wanted,
-        rng=np.random.default_rng(detector.config.seed),
-        projection_dim=detector.config.projection_dim,
-        progress=progress,
-    )
-    return picks.sort().values

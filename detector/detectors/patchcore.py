@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 
-from detector.coreset import PROJECTION_DIM, coreset_size, k_centre
+from detector.coreset import coreset_rows, coreset_size
 from detector.detectors.base import (
     Boxes,
     Coverage,
@@ -19,62 +18,18 @@ from detector.detectors.base import (
     checked_boxes,
     score_in_batches,
 )
+from detector.detectors.patchcore_config import PatchCoreConfig as PatchCoreConfig
 from detector.features import FeatureExtractor, valid_cells
 from detector.joined_features import JoinedFeatures
 from detector.memory_bank import MemoryBank
-from detector.memory_budget import DEFAULT_BYTES, FeatureBudget, check_budget
+from detector.memory_budget import FeatureBudget
 from detector.merge_reduce import CandidateTree, Reduction
-from detector.score_map import SIGMA_PX, score_map, worst_cells
+from detector.score_map import score_map, worst_cells
 from detector.streamed_bank import stream_bank, stream_candidates
 from detector.training_features import TrainingFeatures, join_features
-from manifests.errors import ConfigError, ModelError
+from manifests.errors import ModelError
 from manifests.images import Geometry
 from manifests.weights import Network
-
-
-@dataclass(frozen=True)
-class PatchCoreConfig:
-    """Every choice that shapes a PatchCore model.
-
-    Attributes:
-        stages: network stages whose features are compared, ascending.
-        coreset_ratio: part of all patch features kept, in (0, 1].
-        coreset_max: at most so many, or None.
-        projection_dim: dimensions in which the coreset is chosen.
-        sigma_px: blur of the score map, in px of a canvas of 256.
-        reweight: lower image scores whose nearest bank entry has close company (equation 7).
-        seed: of the coreset's projection and first pick.
-        precision: "fp32" or "bf16", for the network.
-        batch: images per forward pass when scoring.
-        memory_budget: bytes that features may take while a bank is chosen.
-
-    Raises:
-        ConfigError: a value out of range.
-    """
-
-    stages: tuple[int, ...] = (2, 3)
-    coreset_ratio: float = 0.01
-    coreset_max: int | None = None
-    projection_dim: int = PROJECTION_DIM
-    sigma_px: float = SIGMA_PX
-    reweight: bool = False
-    seed: int = 0
-    precision: str = "fp32"
-    batch: int = 8
-    memory_budget: int = DEFAULT_BYTES
-
-    def __post_init__(self) -> None:
-        check_budget(self.memory_budget)
-        coreset_size(1, self.coreset_ratio, self.coreset_max)
-        for name in ("projection_dim", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name} out of range", expected="at least 1", got=getattr(self, name)
-                )
-        if not 0.0 <= self.sigma_px < float("inf"):
-            raise ConfigError("sigma_px out of range", expected="at least 0", got=self.sigma_px)
-        if self.seed < 0:
-            raise ConfigError("seed out of range", expected="at least 0", got=self.seed)
 
 
 class PatchCore:
@@ -225,7 +180,9 @@ class PatchCore:
         """
         self._forget()
         self._check_dim(training.features.shape[1], "these features are")
-        picks = self._choose(training.features, progress)
+        picks = self.choose(
+            training.features, self.bank_size(len(training.features)), progress=progress
+        )
         owners = training.owners()[picks]
         self._bank = MemoryBank(training.features[picks].to(self.device), owners)
         self._training = training
@@ -365,21 +322,6 @@ class PatchCore:
         detector.adopt_bank(MemoryBank(state["features"].to(device), state["image_index"]))
         return detector
 
-    def _choose(self, features: torch.Tensor, progress: Progress | None) -> torch.Tensor:
-        """Rows of the bank's features, ascending."""
-        n = len(features)
-        wanted = self.bank_size(n)
-        if wanted == n:
-            return torch.arange(n)
-        picks = k_centre(
-            features,
-            wanted,
-            rng=np.random.default_rng(self.config.seed),
-            projection_dim=self.config.projection_dim,
-            progress=progress,
-        )
-        return picks.sort().values
-
     def patches(
         self, images: np.ndarray, canvas_boxes: Boxes | None = None
     ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
@@ -452,7 +394,20 @@ class PatchCore:
         )
         return Scores(image.cpu().numpy(), maps.cpu().numpy())
 
+    def choose(
+        self, features: torch.Tensor, size: int, *, progress: Progress | None = None
+    ) -> torch.Tensor:
+        """Rows of features (N, D) that a bank of `size` entries holds, ascending."""
+        return coreset_rows(
+            features,
+            size,
+            rng=np.random.default_rng(self.config.seed),
+            projection_dim=self.config.projection_dim,
+            progress=progress,
+        )
+
     def bank_size(self, rows: int) -> int:
+        """Entries of a bank that is chosen from so many features."""
         return coreset_size(rows, self.config.coreset_ratio, self.config.coreset_max)
 
     def _budget(self) -> FeatureBudget:

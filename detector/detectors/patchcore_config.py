@@ -1,0 +1,55 @@
+"""The options of PatchCore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detector.coreset import PROJECTION_DIM, coreset_size
+from detector.memory_budget import DEFAULT_BYTES, check_budget
+from detector.score_map import SIGMA_PX
+from manifests.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PatchCoreConfig:
+    """Every choice that shapes a PatchCore model.
+
+    Attributes:
+        stages: network stages whose features are compared, ascending.
+        coreset_ratio: part of all patch features kept, in (0, 1].
+        coreset_max: at most so many, or None.
+        projection_dim: dimensions in which the coreset is chosen.
+        sigma_px: blur of the score map, in px of a canvas of 256.
+        reweight: lower image scores whose nearest bank entry has close company (equation 7).
+        seed: of the coreset's projection and first pick.
+        precision: "fp32" or "bf16", for the network.
+        batch: images per forward pass when scoring.
+        memory_budget: bytes that features may take while a bank is chosen.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    stages: tuple[int, ...] = (2, 3)
+    coreset_ratio: float = 0.01
+    coreset_max: int | None = None
+    projection_dim: int = PROJECTION_DIM
+    sigma_px: float = SIGMA_PX
+    reweight: bool = False
+    seed: int = 0
+    precision: str = "fp32"
+    batch: int = 8
+    memory_budget: int = DEFAULT_BYTES
+
+    def __post_init__(self) -> None:
+        check_budget(self.memory_budget)
+        coreset_size(1, self.coreset_ratio, self.coreset_max)
+        for name in ("projection_dim", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name} out of range", expected="at least 1", got=getattr(self, name)
+                )
+        if not 0.0 <= self.sigma_px < float("inf"):
+            raise ConfigError("sigma_px out of range", expected="at least 0", got=self.sigma_px)
+        if self.seed < 0:
+            raise ConfigError("seed out of range", expected="at least 0", got=self.seed)
