@@ -19,15 +19,14 @@ from pathlib import Path
 
 import cv2
 import torch
-from common import interleave, machine, table
+from common import interleave, machine, table, training_part
 from floor import floor
 
 from generator.config import BuildConfig
 from generator.pipeline import build_set
-from generator.sample_data import render_sample_data
 from generator.workers import in_workers
 from manifests.allocator import keep_freed_memory
-from manifests.datasets import Category, open_data
+from manifests.datasets import Category
 
 FLOOR = "decode + forward + backward"
 
@@ -56,12 +55,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
-        data = arguments.data
-        if data is None:
-            data = Path(scratch) / "data"
-            render_sample_data(data, train=arguments.images, test_good=1, per_defect=1)
-        category = open_data(data)[0]
-        category = replace(category, samples=tuple(category.train[: arguments.images]))
+        category = training_part(arguments.data, arguments.images, Path(scratch))
         config = BuildConfig()
         numbers = itertools.count()
 

@@ -8,9 +8,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+
+from generator.sample_data import render_sample_data
+from manifests.datasets import Category, open_data
 
 
 @dataclass
@@ -73,6 +76,15 @@ def table(
             f"{min(timing.wall) / per:.3g}, {max(timing.wall) / per:.3g} |"
         )
     return lines
+
+
+def training_part(data: Path | None, count: int, scratch: Path) -> Category:
+    """The first training images of a data set; our own, drawn into `scratch`, without one."""
+    if data is None:
+        data = scratch / "data"
+        render_sample_data(data, train=count, test_good=1, per_defect=1)
+    category = open_data(data)[0]
+    return replace(category, samples=tuple(category.train[:count]))
 
 
 def machine(*packages: str) -> str:

@@ -16,13 +16,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from common import Timing, interleave, machine, table
+from common import Timing, interleave, machine, table, training_part
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,9 +38,8 @@ from generator.policies import POLICIES
 from generator.policies.base import ImageContext
 from generator.regions import Regions
 from generator.saliency import saliency_maps
-from generator.sample_data import render_sample_data
 from manifests.allocator import keep_freed_memory
-from manifests.datasets import Category, open_data
+from manifests.datasets import Category
 from manifests.edits import render
 from manifests.folding import folded_network
 from manifests.images import fit_image, read_image
@@ -225,12 +223,7 @@ def main() -> None:
     keep_freed_memory()
     print(machine("timm", "h5py"))
     with tempfile.TemporaryDirectory() as scratch:
-        data = arguments.data
-        if data is None:
-            data = Path(scratch) / "data"
-            render_sample_data(data, train=arguments.images, test_good=1, per_defect=1)
-        category = open_data(data)[0]
-        category = replace(category, samples=tuple(category.train[: arguments.images]))
+        category = training_part(arguments.data, arguments.images, Path(scratch))
         built = build_set(category, BuildConfig(), Path(scratch) / "set", jobs=os.cpu_count() or 1)
         with NegativeSet.open(built.folder) as negative_set:
             print(f"\n{negative_set.n_normals} normals, {len(negative_set)} negatives at 256 px, "

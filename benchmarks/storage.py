@@ -19,13 +19,11 @@ from pathlib import Path
 import cv2
 import h5py
 import numpy as np
-from common import Timing, interleave, machine
+from common import Timing, interleave, machine, training_part
 
 from generator.config import BuildConfig
 from generator.pipeline import build_set
-from generator.sample_data import render_sample_data
 from manifests.allocator import keep_freed_memory
-from manifests.datasets import open_data
 from manifests.negative_set import NegativeSet
 from manifests.shard import NegativeRecord, NormalRecord, Shard, write_shard
 
@@ -126,12 +124,7 @@ def main() -> None:
     print(machine("h5py", "hdf5plugin"))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        data = arguments.data
-        if data is None:
-            data = scratch / "data"
-            render_sample_data(data, train=arguments.images, test_good=1, per_defect=1)
-        category = open_data(data)[0]
-        category = replace(category, samples=tuple(category.train[: arguments.images]))
+        category = training_part(arguments.data, arguments.images, Path(scratch))
         built = build_set(category, BuildConfig(), scratch / "set", jobs=os.cpu_count() or 1)
         with NegativeSet.open(built.folder) as negative_set:
             normals, negatives = read_records(negative_set)
