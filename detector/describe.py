@@ -49,6 +49,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
     """What is in a model, line by line."""
     config, geometry = record.config, record.geometry
     tuned = f"{config.train.updates} updates" if config.train.updates else "untuned"
+    together = f" by {record.processes} processes" if record.processes > 1 else ""
     rows = [
         ("digest", digest),
         ("set", record.set_digest),
@@ -56,7 +57,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
         ("licence", record.licence or "not stated"),
         ("pixels", "holds pixels of training images" if record.holds_pixels else "holds none"),
         ("detector", config.detector),
-        ("network", f"{config.network}, {tuned}"),
+        ("network", f"{config.network}, {tuned}{together}"),
         ("canvas", f"{geometry.height}×{geometry.width} px, {geometry.fit}"),
         ("thresholds", _thresholds(record)),
         ("files", ", ".join(sorted(record.files))),
@@ -83,6 +84,7 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "normals": record.image_threshold.n,
         "files": record.files,
         "versions": record.versions,
+        "processes": record.processes,
     }
 
 

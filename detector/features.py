@@ -19,9 +19,8 @@ Box = tuple[int, int, int, int]
 class FeatureExtractor:
     """Locally averaged features of some stages of a network, on the grid of the finest one.
 
-    Every stage's activation is averaged over 3×3 cells (fewer at the border: neither what lies
-    outside the image nor padding counts), upsampled bilinearly to the finest grid, and
-    concatenated.
+    Every stage's activation is averaged over 3×3 cells, of which those outside the image and those
+    of padding count as zeros, upsampled bilinearly to the finest grid, and concatenated.
 
     Args:
         network: weights, preprocessing and the names of the stages.
@@ -33,9 +32,11 @@ class FeatureExtractor:
         ConfigError: `stages` empty, repeated, not ascending, or not in the network.
         ModelError: the network is in training mode.
 
-    Source: Roth et al. 2022, section 3.1, equations 1-3 (patch size 3). Differs: the stages are
-    joined by concatenation alone, without the reference implementation's adaptive pooling to a
-    preset number of dimensions.
+    Source: Roth et al. 2022, section 3.1, equations 1-3 (patch size 3); zeros outside as in the
+    authors' implementation: means of the cells that exist, fewer along the border, made a border
+    cell the worst of nine normal magnetic tiles in ten (docs/results.md). Differs: the stages are
+    joined by concatenation alone, without that implementation's adaptive pooling to a preset number
+    of dimensions.
     """
 
     def __init__(
@@ -171,13 +172,9 @@ def _cells(
 
 
 def _local_mean(activation: torch.Tensor, cells: torch.Tensor | None) -> torch.Tensor:
-    """3×3 mean over the cells that exist and are not padding."""
-    if cells is None:
-        return F.avg_pool2d(activation, 3, stride=1, padding=1, count_include_pad=False)
-    total = F.avg_pool2d(activation * cells, 3, stride=1, padding=1)
-    weight = F.avg_pool2d(cells, 3, stride=1, padding=1)
-    # A padded cell next to none is never used: any divisor will do that is not zero.
-    return total / weight.clamp(min=1.0 / 9.0)
+    """3×3 mean; cells of padding and outside count as zeros."""
+    shown = activation if cells is None else activation * cells
+    return F.avg_pool2d(shown, 3, stride=1, padding=1)
 
 
 def _upsample(

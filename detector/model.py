@@ -36,6 +36,7 @@ class Model:
         training_files: SHA-256 of every training file, which `eval` leaves out.
         set_digest: of the negative set it was fitted on.
         initial_digest: of the extractor's weights before training.
+        processes: how many fitted it together.
     """
 
     category: str
@@ -50,6 +51,7 @@ class Model:
     attribution: str
     licence: str
     versions: dict[str, str]
+    processes: int = 1
 
 
 def save_model(folder: Path, model: Model) -> str:
@@ -90,6 +92,7 @@ def save_model(folder: Path, model: Model) -> str:
             licence=model.licence,
             attribution=model.attribution,
             versions=model.versions,
+            processes=model.processes,
             holds_pixels=detector.holds_pixels,
             files={name: file_digest(folder / name) for name in tensors},
         )
@@ -149,6 +152,7 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
         attribution=record.attribution,
         licence=record.licence,
         versions=record.versions,
+        processes=record.processes,
     )
 
 

@@ -26,7 +26,7 @@ from manifests.geometry import Geometry
 from manifests.shard_entry import is_count, is_digest, is_text_table
 from manifests.strict_json import dump_json, load_json
 
-MODEL_VERSION = 3
+MODEL_VERSION = 4
 EXTRACTOR = "extractor.safetensors"
 UNTUNED = "untuned.safetensors"
 
@@ -50,7 +50,7 @@ TENSOR_FILES = (EXTRACTOR, UNTUNED, *STATE_FILES.values())
 _FIELDS = {
     "attribution", "category", "config", "files", "geometry", "holds_pixels", "image_threshold",
     "initial_digest", "licence", "model_version", "network_digest", "pixel_threshold",
-    "set_digest", "training_files", "versions",
+    "processes", "set_digest", "training_files", "versions",
 }  # fmt: skip
 
 
@@ -63,6 +63,7 @@ class ModelRecord:
         set_digest: of the negative set it was fitted on.
         image_threshold, pixel_threshold: on raw scores; a score above it means "defect".
         training_files: SHA-256 of every training file, which `eval` leaves out.
+        processes: how many fitted it together; more than one choose another bank than one.
         holds_pixels: whether the tensors hold pixels of training images, so that passing the model
             on is bound by their licence.
         files: SHA-256 of every file of tensors, by name.
@@ -80,6 +81,7 @@ class ModelRecord:
     licence: str
     attribution: str
     versions: dict[str, str]
+    processes: int
     holds_pixels: bool
     files: dict[str, str]
 
@@ -129,6 +131,9 @@ class ModelRecord:
             "training_files are not digests",
         )
         _require(is_text_table(plain["versions"]), "versions is not a table of text")
+        _require(
+            is_count(plain["processes"]) and plain["processes"] > 0, "processes is not 1 or more"
+        )
         _require(isinstance(plain["holds_pixels"], bool), "holds_pixels is not true or false")
         files = plain["files"]
         _require(is_text_table(files), "files is not a table of digests")
@@ -151,6 +156,7 @@ class ModelRecord:
             licence=plain["licence"],
             attribution=plain["attribution"],
             versions=plain["versions"],
+            processes=plain["processes"],
             holds_pixels=plain["holds_pixels"],
             files=files,
         )

@@ -156,6 +156,7 @@ def fit_model(
             licence=manifest.licence,
             attribution=manifest.attribution,
             versions=library_versions(),
+            processes=processes.count,
         )
         digest = save_model(folder, model)
         remove_checkpoint(folder)

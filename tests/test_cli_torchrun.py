@@ -42,7 +42,8 @@ def test_two_processes_fit_one_model_and_answer_once(built, category_name, tmp_p
     assert len([line for line in own_lines(err) if "false-alarm rate" in line]) == 1
     assert len(own_lines(err)) == len(summary["warnings"])
     folder = tmp_path / category_name
-    assert load_model(folder).config.train.virtual_batches == 2
+    model = load_model(folder)
+    assert model.config.train.virtual_batches == 2 and model.processes == 2
     assert not list(folder.glob(".*")) and not (folder / CHECKPOINT_NAME).exists()
     # One process of as many virtual batches learns the same, and is told that it is all there.
     same = ("fit", built, "--virtual-batches", 2, *OPTIONS)

@@ -73,14 +73,16 @@ def literal_features(image: np.ndarray, box: tuple[int, int, int, int]) -> np.nd
 
 
 def test_hand_computed():
-    # A canvas of 32 px whose left half is red 80: stage 3 has 2x2 cells, 80 and 0; their 3×3 means
-    # at a border of 2x2 cells are all 40. Stage 2 has columns 80 80 0 0, means 80 160/3 80/3 0.
+    # A canvas of 32 px whose left half is red 90: stage 3 has 2x2 cells, 90 and 0, and every 3×3
+    # square holds two of each and five zeros outside: 20. Stage 2 has columns 90 90 0 0; squares of
+    # the first two hold six of them, those of the third three.
     images = np.zeros((1, 32, 32, 3), dtype=np.uint8)
-    images[0, :, :16, 0] = 80
+    images[0, :, :16, 0] = 90
     features = FeatureExtractor(make_network())(images)
     assert features.shape == (1, 4, 4, 6)
-    assert features[0, 1, :, 0].tolist() == pytest.approx([80.0, 160 / 3, 80 / 3, 0.0])
-    assert features[0, :, :, 3].flatten().tolist() == pytest.approx([40.0] * 16)
+    assert features[0, 1, :, 0].tolist() == pytest.approx([60.0, 60.0, 30.0, 0.0])
+    assert features[0, 0, :, 0].tolist() == pytest.approx([40.0, 40.0, 20.0, 0.0])
+    assert features[0, :, :, 3].flatten().tolist() == pytest.approx([20.0] * 16)
     assert float(features[..., [1, 2, 4, 5]].abs().max()) == 0.0
 
 

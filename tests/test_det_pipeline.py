@@ -33,7 +33,7 @@ def test_a_model_folder_holds_what_scoring_needs(fitted, built, category_name):
     assert record["category"] == category_name
     assert record["geometry"] == {"height": 96, "width": 80, "fit": "stretch"}
     assert record["config"]["train"]["updates"] == 0
-    assert record["config"]["detector"] == "patchcore" and record["model_version"] == 3
+    assert record["config"]["detector"] == "patchcore" and record["model_version"] == 4
     digest = file_digest(folder / "model.json")
     assert (folder / "model.sha256").read_text() == f"{digest}  model.json\n"
     assert record["holds_pixels"] is False

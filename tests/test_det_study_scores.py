@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from detector.study.cell_scores import CellScores, cell_scores
+from detector.study.cell_scores import CELL_VERSION, CellScores, cell_scores
 from detector.study.weighted_metrics import METRICS, metrics, metrics_of
 from manifests.errors import ModelError, OutputError
 from reference.statistics import binned_ap, binned_aupro, binned_auroc, repeated_metrics
@@ -272,7 +272,7 @@ def _arrays(path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"version": np.array(2)}, "another version"),
+        ({"version": np.array(CELL_VERSION + 1)}, "another version"),
         ({"image": np.zeros(13, np.float32)}, "image is \\(13,\\), not \\(14,\\)"),
         ({"image": np.full(14, np.nan, np.float32)}, "NaN"),
         ({"image": np.zeros(14)}, "image is 1-dimensional float64"),

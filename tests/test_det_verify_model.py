@@ -68,6 +68,7 @@ def write_model(folder: Path, **changes: object) -> str:
         licence="CC BY-NC 4.0",
         attribution="Ölmühle GmbH",
         versions={"torch": "2"},
+        processes=2,
         holds_pixels=False,
         files={name: file_digest(folder / name) for name in file_names(config)},
     )
@@ -242,7 +243,7 @@ def test_a_header_of_a_million_tensors_is_not_parsed(folder):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model_version": 2}, "written by another version of cutswap"),
+        ({"model_version": 3}, "written by another version of cutswap"),
         ({"model_version": MODEL_VERSION + 1, "news": 1}, "written by another version"),
         ({"model_version": True}, "written by another version"),
         ({"model_version": "3\n\x1b[2J"}, "written by another version"),
@@ -254,6 +255,8 @@ def test_a_header_of_a_million_tensors_is_not_parsed(folder):
         ({"training_files": [B, A]}, "not in the canonical form"),
         ({"training_files": [A, A]}, "not in the canonical form"),
         ({"versions": {"torch": 2}}, "versions is not a table of text"),
+        ({"processes": 0}, "processes is not 1 or more"),
+        ({"processes": True}, "processes is not 1 or more"),
         ({"holds_pixels": 0}, "holds_pixels is not true or false"),
         ({"files": {"extractor.safetensors": A}}, "files are not bank.safetensors, extractor"),
         ({"files": {"extractor.safetensors": A, "../../x": A}}, "files are not"),
@@ -315,7 +318,7 @@ def test_whole_numbers_serve_as_sizes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 99_999, b'{"model_version": 3}', b"1" * 99_999]
+    "data", [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 99_999, b'{"model_version": 4}', b"1" * 99_999]
 )
 def test_a_file_that_is_no_record(data, folder):
     (folder / "model.json").write_bytes(data)
@@ -338,10 +341,11 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path):
 def test_inspect_and_verify_from_the_command_line(folder):
     digest = file_digest(folder / "model.json")
     text = invoke_det("inspect", folder).stdout
-    for part in (digest, C, "CC BY-NC 4.0", "Ölmühle", "holds none", "patchcore", "96×80 px"):
+    for part in (digest, C, "CC BY-NC 4.0", "Ölmühle", "holds none", "patchcore", "by 2 processes"):
         assert part in text
     (record,) = json.loads(invoke_det("inspect", folder.parent, "--json").stdout)
     assert record["digest"] == digest and record["set_digest"] == C
+    assert record["processes"] == 2
     assert "whole and unchanged" in invoke_det("verify", folder.parent, "--expect", digest).stdout
     assert json.loads(invoke_det("verify", folder, "--json").stdout) == []
     result = invoke_det("verify", folder, "--expect", A, "--json", exit_code=1)

@@ -8,19 +8,15 @@ import numpy as np
 
 
 def local_mean(activation: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(C, h, w) means over the 3×3 neighbours that exist and are in `cells` (h, w) bool."""
+    """(C, h, w) sums over the 3×3 neighbours that exist and are in `cells` (h, w) bool, over 9."""
     _, h, w = activation.shape
     out = np.zeros(activation.shape)
     for i in range(h):
         for j in range(w):
-            around = [
-                activation[:, y, x].astype(np.float64)
-                for y in range(i - 1, i + 2)
-                for x in range(j - 1, j + 2)
-                if 0 <= y < h and 0 <= x < w and cells[y, x]
-            ]
-            if around:
-                out[:, i, j] = np.mean(around, axis=0)
+            for y in range(max(i - 1, 0), min(i + 2, h)):
+                for x in range(max(j - 1, 0), min(j + 2, w)):
+                    if cells[y, x]:
+                        out[:, i, j] += activation[:, y, x].astype(np.float64) / 9
     return out
 
 
