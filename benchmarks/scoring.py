@@ -177,6 +177,24 @@ def latency_rows(
     return lines
 
 
+def search_timings(bank: MemoryBank, patches: torch.Tensor, repeats: int) -> dict[str, Timing]:
+    """The nearest entry of every patch: ours, by a whole product, and faiss where it is there."""
+    sides: dict[str, Callable[[], object]] = {
+        "cutswap": lambda: bank.nearest(patches),
+        "torch.cdist": lambda: [torch.cdist(p, bank.features).min(1) for p in patches.split(1024)],
+    }
+    try:
+        import faiss
+    except ImportError:
+        pass
+    else:
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        index = faiss.IndexFlatL2(bank.dim)
+        index.add(bank.features.numpy())
+        sides["faiss IndexFlatL2"] = lambda: index.search(patches.numpy(), 1)
+    return interleave(sides, repeats, warm_up=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="data set with a test split")
@@ -234,6 +252,11 @@ def main() -> None:
         auroc = image_metrics(found[name], labels).auroc
         shown = "one class only" if auroc is None else f"{auroc:.4f}"
         print(f"| {name} | {rate:.1f} | {shown} |")
+    canvases = np.stack([fit_image(read_image(file), detector.geometry)[0] for file in files[:8]])
+    patches, _, _ = plain.patches(canvases)
+    search = search_timings(plain.bank, patches, 3 * arguments.repeats)
+    print(f"\nSearch alone, {len(patches)} patches of {len(canvases)} images:\n")
+    print("\n".join(table(search, base="cutswap", per=len(canvases) / 1000, unit="ms per image")))
     print(f"\nOne image at a time, array in, verdict out, {arguments.runs} runs:\n")
     sizes = [1000, arguments.bank, 50_000]
     print("\n".join(latency_rows(plain, read_image(files[0]), arguments.runs, sizes)))

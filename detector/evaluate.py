@@ -12,6 +12,7 @@ from detector.labelled_images import LabelledStream, Truth
 from detector.labelled_images import TestImages as TestImages
 from detector.labelled_images import load_test_images as load_test_images
 from detector.model import Model
+from detector.score_ahead import score_ahead
 from manifests.datasets import Category, Sample
 from manifests.errors import CutswapError
 
@@ -98,7 +99,8 @@ def evaluate(
         skip_bad=skip_bad,
         progress=progress,
     )
-    found = [model.detector.score(batch.canvases, batch.boxes) for batch in stream]
+    scored = score_ahead(model.detector, stream, lambda batch: (batch.canvases, batch.boxes))
+    found = [scores for _, scores in scored]
     scores = Scores(
         np.concatenate([scores.image for scores in found]),
         np.concatenate([scores.map for scores in found]),

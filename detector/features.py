@@ -8,8 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from detector.stage_taps import stage_taps
+from detector.stage_reader import StageReader
 from manifests.errors import ConfigError, ModelError
+from manifests.folding import folded_network
 from manifests.images import Geometry
 from manifests.weights import Network, autocast
 
@@ -64,6 +65,10 @@ class FeatureExtractor:
             raise ModelError(
                 "the network is in training mode", hint="call .eval(): its features would drift"
             )
+        # The same features, but for rounding, in four fifths of the time.
+        self._read = StageReader(
+            folded_network(network).module, [network.stages[stage] for stage in self.stages]
+        )
         # Asked of the network itself, so that a description can never disagree with the weights.
         probe = self._activations(np.zeros((1, 64, 64, 3), np.uint8))
         self.dim = sum(activation.shape[1] for activation in probe)
@@ -113,11 +118,8 @@ class FeatureExtractor:
     def _activations(self, images: np.ndarray) -> list[torch.Tensor]:
         """The stages' activations, (B, C, h, w) float32 each, without running deeper layers."""
         pixels = self.network.preprocess(torch.tensor(np.ascontiguousarray(images)).to(self.device))
-        paths = [self.network.stages[stage] for stage in self.stages]
-        half = autocast(self.device, self.precision)
-        with half, stage_taps(self.network.module, paths, is_last=True) as taken:
-            self.network.module(pixels)
-        return [taken[path].float() for path in paths]
+        with autocast(self.device, self.precision):
+            return [activation.float() for activation in self._read(pixels)]
 
 
 def valid_cells(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
-from detector.head_search import GROUP, Head, find_head
+from detector.head_search import HeadSearch, find_head
 from manifests.errors import ConfigError, ModelError
 
 NEIGHBOURS = 9
 
-# Upper limit of one block's product, in elements (16 MiB).
+# Upper limit of one block's product, in elements (16 MiB), and of its patches.
 _BLOCK_ELEMENTS = 4 * 1024 * 1024
+_BLOCK_ROWS = 8192
+# Entries whose minimum is taken together.
+_GROUP = 64
 
 
 class MemoryBank:
@@ -47,12 +52,13 @@ class MemoryBank:
         # product cancels.
         self._mean = features.mean(0)
         # Products with aligned rows are a third faster, and minima are found group by group.
-        padding = -len(features) % GROUP
+        padding = -len(features) % _GROUP
         self._centred = torch.nn.functional.pad(features - self._mean, (0, 0, 0, padding))
         self._half = self._centred.square().sum(1).mul_(0.5)
         self._half[len(features) :] = torch.inf
-        self._head: Head | None = None
+        self._head: HeadSearch | None = None
         self._has_sought_head = False
+        self._seeking = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -67,10 +73,10 @@ class MemoryBank:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Distance to, and index of, each patch's nearest bank entry.
 
-        Large banks are searched by a lower bound (`Head`), which leaves few entries to compare by
-        differences. In others the entry is found by a matrix product, whose rounding can prefer
-        another that is farther by about 1e-6 of the features' squared spread; its distance is then
-        computed by differences, so a patch that equals its entry has distance 0 exactly.
+        The entry is found by matrix products, in large banks only with the groups of entries that
+        a lower bound leaves (`HeadSearch`). Their rounding can prefer another that is farther by
+        about 1e-6 of the features' squared spread; its distance is then computed by differences,
+        so a patch that equals its entry has distance 0 exactly.
 
         Args:
             patches: (P, D) float32 on the bank's device.
@@ -91,77 +97,39 @@ class MemoryBank:
             )
         distance = torch.empty(len(patches), device=patches.device)
         index = torch.empty(len(patches), dtype=torch.int64, device=patches.device)
-        step = max(1, _BLOCK_ELEMENTS // len(self._half))
+        head = self._find_head()
+        step = _BLOCK_ROWS if head else max(1, _BLOCK_ELEMENTS // len(self._half))
         for start in range(0, len(patches), step):
             rows = slice(start, start + step)
             own = exclude_image[rows] if isinstance(exclude_image, torch.Tensor) else exclude_image
-            index[rows], distance[rows] = self._nearest(patches[rows], own)
+            if head:
+                best = head.nearest(patches[rows] - self._mean, self.image_index, own)
+            else:
+                best = self._nearest_by_product(patches[rows], own)
+            if bool((best == len(self)).any()):
+                raise ModelError(
+                    "every bank entry comes from the image to be left out",
+                    hint="keep a larger coreset (--coreset) or train on more images",
+                )
+            index[rows] = best
+            distance[rows] = (patches[rows] - self.features[best]).square_().sum(1).sqrt_()
         return distance, index
-
-    def _nearest(
-        self, patches: torch.Tensor, exclude_image: int | torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Index and distance of one block's nearest entries."""
-        head = self._find_head()
-        if head is None:
-            return self._nearest_by_product(patches, exclude_image)
-        centred = patches - self._mean
-        x_half = centred.square().sum(1).mul_(0.5)
-        bounds, least = head.bounds(centred, self._is_excluded(exclude_image))
-        everyone = torch.arange(len(patches), device=patches.device)
-
-        def of_groups(row: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-            per_chunk = bounds.shape[2] // GROUP
-            view = bounds.view(len(bounds), len(patches), per_chunk, GROUP)
-            return view[group // per_chunk, row, group % per_chunk]
-
-        group = least.argmin(1)
-        first = group * GROUP + of_groups(everyone, group).argmin(1)
-        self._check_any_left(least.gather(1, group[:, None]))
-        nearest = _by_differences(patches, self.features[first])
-        # Rounding of the products, of both lengths and of the directions, generously.
-        slack = (self.dim + 8) * 2.0**-20 * (x_half + head.farthest_half)
-        limit = nearest.square().mul_(0.5) - x_half + slack
-        is_open = least <= limit[:, None]
-        # Patches for which the bound decides little, as far from all entries, are looked up whole.
-        is_hard = is_open.sum(1) > max(8, least.shape[1] // 2)
-        is_open &= ~is_hard[:, None]
-        row, group = is_open.nonzero(as_tuple=True)
-        which, column = (of_groups(row, group) <= limit[row, None]).nonzero(as_tuple=True)
-        row, column = row[which], group[which] * GROUP + column
-        exact = _by_differences(patches[row], self.features[column])
-        best = nearest.scatter_reduce(0, row, exact, "amin")
-        # The first of equals.
-        is_best = exact == best[row]
-        index = torch.full_like(first, len(self)).scatter_reduce(
-            0, row[is_best], column[is_best], "amin"
-        )
-        if is_hard.any():
-            own = exclude_image
-            own = own[is_hard] if isinstance(own, torch.Tensor) else own
-            index[is_hard], best[is_hard] = self._nearest_by_product(patches[is_hard], own)
-        return index, best
 
     def _nearest_by_product(
         self, patches: torch.Tensor, exclude_image: int | torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:
+        """(P,) rows of the nearest entries, M where all are excluded."""
         half = self._half_distances(patches, exclude_image)
         best = _first_minimum(half)
-        self._check_any_left(half.gather(1, best[:, None]))
-        return best, _by_differences(patches, self.features[best])
+        is_none = torch.isinf(half.gather(1, best[:, None])[:, 0])
+        return best.masked_fill_(is_none, len(self))
 
-    def _check_any_left(self, least: torch.Tensor) -> None:
-        if torch.isinf(least).any():
-            raise ModelError(
-                "every bank entry comes from the image to be left out",
-                hint="keep a larger coreset (--coreset) or train on more images",
-            )
-
-    def _find_head(self) -> Head | None:
+    def _find_head(self) -> HeadSearch | None:
         """The bank's head, sought when it is first needed."""
-        if not self._has_sought_head:
-            self._has_sought_head = True
-            self._head = find_head(self._centred[: len(self)])
+        with self._seeking:  # Several threads may search at once.
+            if not self._has_sought_head:
+                self._has_sought_head = True
+                self._head = find_head(self._centred[: len(self)])
         return self._head
 
     def nearest_own(
@@ -256,11 +224,7 @@ def _first_minimum(values: torch.Tensor) -> torch.Tensor:
     Minima without positions are eight times as fast as minima with them, so the positions are
     sought only among the groups' minima and in the winning group.
     """
-    grouped = values.view(len(values), -1, GROUP)
+    grouped = values.view(len(values), -1, _GROUP)
     group = grouped.amin(2).argmin(1)
     rows = torch.arange(len(values), device=values.device)
-    return group * GROUP + grouped[rows, group].argmin(1)
-
-
-def _by_differences(patches: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
-    return (patches - entries).square_().sum(1).sqrt_()
+    return group * _GROUP + grouped[rows, group].argmin(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -52,15 +53,6 @@ def score_map(
     batch, h, w = distances.shape
     sigma = sigma_px * min(height, width) / REFERENCE_PX
     out = torch.zeros((batch, height, width), device=distances.device)
-    operators: dict[tuple, torch.Tensor] = {}
-
-    def along(cells: np.ndarray, pixels: int, start: int, length: int) -> torch.Tensor:
-        key = (cells.tobytes(), pixels, start, length)
-        if key not in operators:
-            weights = _axis_weights(cells, pixels, start, length, sigma)
-            operators[key] = torch.from_numpy(weights).to(distances.device)
-        return operators[key]
-
     for i in range(batch):
         box = (0, 0, height, width) if canvas_boxes is None else canvas_boxes[i]
         cells = np.ones((h, w), dtype=bool) if valid is None else np.asarray(valid[i])
@@ -68,7 +60,8 @@ def score_map(
         if not cells.any() or not np.array_equal(cells, rows[:, None] & columns[None, :]):
             raise ValueError("valid cells are not a filled rectangle")
         y, x, box_h, box_w = (int(value) for value in box)
-        down, across = along(rows, height, y, box_h), along(columns, width, x, box_w)
+        down = _axis_weights(rows.tobytes(), height, y, box_h, sigma).to(distances.device)
+        across = _axis_weights(columns.tobytes(), width, x, box_w, sigma).to(distances.device)
         # Invalid cells have weight 0, but 0 times an infinite distance would be NaN.
         patch = distances[i].masked_fill(~torch.from_numpy(cells).to(distances.device), 0.0)
         out[i, y : y + box_h, x : x + box_w] = down @ patch @ across.T
@@ -102,10 +95,13 @@ def worst_cells(distances: torch.Tensor, *, valid: np.ndarray | None = None) -> 
     return flat.argmax(1)
 
 
+# Most images of a set have the same box, and making the weights takes longer than using them.
+@functools.lru_cache(maxsize=64)
 def _axis_weights(
-    cells: np.ndarray, pixels: int, start: int, length: int, sigma: float
-) -> np.ndarray:
+    valid_cells: bytes, pixels: int, start: int, length: int, sigma: float
+) -> torch.Tensor:
     """(length, cells) float32: upsampling, then blur, along one axis; rows sum to 1."""
+    cells = np.frombuffer(valid_cells, dtype=bool)
     count = len(cells)
     centres = (np.arange(start, start + length) + 0.5) * (count / pixels) - 0.5
     low = np.clip(np.floor(centres), 0, count - 1).astype(int)
@@ -123,9 +119,9 @@ def _axis_weights(
     upsample[stranded, nearest] = 1.0
     upsample /= upsample.sum(1, keepdims=True)
     if sigma <= 0.0:
-        return upsample.astype(np.float32)
+        return torch.from_numpy(upsample).float()
     offset = rows[:, None] - rows[None, :]
     blur = np.exp(-0.5 * np.square(offset / sigma))
     blur[np.abs(offset) > math.ceil(_TRUNCATE * sigma)] = 0.0
     blur /= blur.sum(1, keepdims=True)
-    return (blur @ upsample).astype(np.float32)
+    return torch.from_numpy(blur @ upsample).float()

@@ -12,6 +12,7 @@ import numpy as np
 from detector.detectors import Detector, Scores
 from detector.image_stream import ImageStream, LoadedImage
 from detector.model import load_model
+from detector.score_ahead import score_ahead
 from manifests.errors import CutswapError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write_png
 
@@ -85,19 +86,19 @@ def score_images(
 def score_stream(
     detector: Detector, stream: ImageStream
 ) -> Iterator[tuple[list[LoadedImage], Scores]]:
-    """Yields every batch of a stream with its scores; the next ones are read meanwhile.
+    """Yields every batch of a stream with its scores; the next ones are read and scored meanwhile.
 
     Raises:
         BadImages: after the last batch, unless the stream skips them.
     """
-    for batch in stream:
-        yield (
-            batch,
-            detector.score(
-                np.stack([loaded.canvas for loaded in batch]),
-                [loaded.placement.canvas_box for loaded in batch],
-            ),
-        )
+    return score_ahead(
+        detector,
+        stream,
+        lambda batch: (
+            np.stack([loaded.canvas for loaded in batch]),
+            [loaded.placement.canvas_box for loaded in batch],
+        ),
+    )
 
 
 def _output_names(files: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:

@@ -11,6 +11,7 @@ from manifests.errors import SetError
 from manifests.schema import ShardEntry
 from manifests.shard import Shard
 from manifests.shard_entry import FALLBACKS, is_count, is_digest, is_text_table, require
+from manifests.shard_records import NegativeRecord
 from manifests.strict_json import dump_json, load_json
 from manifests.versions import library_versions
 
@@ -51,9 +52,11 @@ class MadeShard:
         require(is_text_table(self.versions), "versions is malformed")
 
     @classmethod
-    def of(cls, path: Path, entry: ShardEntry, unit_digest: str) -> MadeShard:
+    def of(
+        cls, entry: ShardEntry, unit_digest: str, negatives: Iterable[NegativeRecord]
+    ) -> MadeShard:
         """What is known of a shard that this process has just written. Raises SetError."""
-        counts = Counter(shard_kinds(path))
+        counts = Counter((row.policy, row.level, row.fallback) for row in negatives)
         return cls(
             entry=entry,
             unit_digest=unit_digest,

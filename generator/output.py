@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -123,6 +123,7 @@ class FolderOutput:
 
     def __init__(self, folder: Path) -> None:
         self.name = self.folder = folder
+        self._made: dict[str, MadeShard] = {}
 
     def writing(self) -> AbstractContextManager[None]:
         """Makes the folder and holds it. Raises OutputError."""
@@ -153,22 +154,23 @@ class FolderOutput:
         progress: Progress | None,
     ) -> Made:
         """See `Output.make` and `generator.assembly.assemble`."""
-        versions: list[dict[str, str]] = []
         if labour.backend.name == "loky":
             run = partial(
                 self._run_here, work=work, stored=stored, jobs=labour.jobs or 1, canvases=canvases
             )
         else:
-            run = partial(self._run, work=work, stored=stored, labour=labour, told=versions.append)
+            run = partial(self._run, work=work, stored=stored, labour=labour)
         done = assemble_with(
             run, units, self.folder, overwrite=overwrite, kept=kept, progress=progress
         )
-        return Made(done.entries, len(done.resumed), done.fresh_images, tuple(versions))
+        versions = tuple(made.versions for made in self._made.values())
+        return Made(done.entries, len(done.resumed), done.fresh_images, versions)
 
     def kinds(self, entries: Sequence[ShardEntry]) -> Iterator[Kind]:
-        """As the shards say."""
+        """As those say who made them in this run, or the shards."""
         for entry in entries:
-            yield from shard_kinds(self.folder / entry.name)
+            made = self._made.get(entry.name)
+            yield from made.negative_kinds() if made else shard_kinds(self.folder / entry.name)
 
     def publish(self, manifest: Manifest) -> str:
         """See `generator.assembly.publish`."""
@@ -178,6 +180,7 @@ class FolderOutput:
         """See `generator.leftovers.disk_bytes`."""
         return disk_bytes(self.folder)
 
+    @contextmanager
     def _run_here(
         self,
         todo: Sequence[Unit],
@@ -186,7 +189,7 @@ class FolderOutput:
         stored: Stored,
         jobs: int,
         canvases: MutableMapping[str, Canvas],
-    ) -> AbstractContextManager[Iterator[ShardEntry]]:
+    ) -> Iterator[Iterator[ShardEntry]]:
         """Makes shards in worker processes of this machine."""
         make = partial(_make, folder=self.folder, work=work)
         if work.is_for_gpu and not any(stored.values()):
@@ -201,7 +204,8 @@ class FolderOutput:
             )
         else:
             units = with_canvases(todo, stored, canvases)
-        return in_workers(make, units, workers=max(1, min(jobs, len(todo))))
+        with in_workers(make, units, workers=max(1, min(jobs, len(todo)))) as results:
+            yield map(self._note, results)
 
     @contextmanager
     def _run(
@@ -211,13 +215,8 @@ class FolderOutput:
         work: Work,
         stored: Stored,
         labour: Labour,
-        told: Callable[[dict[str, str]], None],
     ) -> Iterator[Iterator[ShardEntry]]:
         """Makes shards by another backend than the default one."""
-
-        def entry_of(made: MadeShard) -> ShardEntry:
-            told(made.versions)
-            return made.entry
 
         # Of no meaning on another machine otherwise, or of another one.
         with run_folder(Path(os.path.abspath(self.folder))) as run:
@@ -231,10 +230,15 @@ class FolderOutput:
                 )
 
             with labour.backend.run(make_shard, todo, task_of, jobs=labour.jobs) as results:
-                yield map(entry_of, results)
+                yield map(self._note, results)
+
+    def _note(self, made: MadeShard) -> ShardEntry:
+        """Keeps what is known of a shard. Its entry alone is of use to `assemble_with`."""
+        self._made[made.entry.name] = made
+        return made.entry
 
 
-def _make(prepared: PreparedUnit, *, folder: Path, work: Work) -> ShardEntry:
+def _make(prepared: PreparedUnit, *, folder: Path, work: Work) -> MadeShard:
     return build_unit(
         prepared.unit,
         folder,

@@ -120,7 +120,7 @@ def images_in_words(unit: Unit) -> str:
 
 def _write(task: ShardTask, path: Path) -> MadeShard:
     work = task.work
-    entry = build_unit(
+    return build_unit(
         task.unit,
         path.parent,
         work.config,
@@ -131,7 +131,6 @@ def _write(task: ShardTask, path: Path) -> MadeShard:
         stored=task.stored,
         files=task.files,
     )
-    return MadeShard.of(path, entry, task.unit.digest)
 
 
 def _check_network(task: ShardTask) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from generator.config import BuildConfig
+from generator.made_shard import MadeShard
 from generator.negatives import negatives_of_image, policy_of
 from generator.scan import Canvas, ScannedImage
 from generator.stored_saliency import CarriedMaps, StoredMaps
@@ -21,7 +22,7 @@ from manifests.digest import array_digest, bytes_digest
 from manifests.errors import ImageError
 from manifests.folding import folded_network
 from manifests.images import decode_image, fit_image, read_bytes
-from manifests.schema import ShardEntry, shard_name
+from manifests.schema import shard_name
 from manifests.shard import NegativeRecord, NormalRecord, write_shard
 from manifests.weights import Network, load_network
 
@@ -94,7 +95,7 @@ def build_unit(
     stored: StoredMaps | None = None,
     files: Sequence[bytes] | None = None,
     canvases: Sequence[Canvas] | None = None,
-) -> ShardEntry:
+) -> MadeShard:
     """Makes and writes one shard.
 
     Args:
@@ -137,7 +138,7 @@ def build_unit(
             )
             normals.append(normal)
             negatives += drawn
-    return write_shard(
+    entry = write_shard(
         folder / unit.name,
         normals,
         negatives,
@@ -147,6 +148,7 @@ def build_unit(
         # Rendered from these very edits a moment ago; `cutswap-gen verify` compares them again.
         check_pixels=False,
     )
+    return MadeShard.of(entry, unit.digest, negatives)
 
 
 def environment_of(device: str, threads: int) -> dict[str, str]:

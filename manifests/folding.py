@@ -48,16 +48,19 @@ def folded_network(network: Network) -> Network:
 
     if network.module.training:
         raise ValueError("only a network in eval mode can be folded: call network.module.eval()")
-    module = copy.deepcopy(network.module)
     noise = torch.randn(
         (_PROBE_IMAGES, 3, _PROBE_PX, _PROBE_PX), generator=torch.Generator().manual_seed(0)
     )
-    device = next(module.parameters()).device
+    device = next((weights.device for weights in network.module.parameters()), None)
     noise = noise.to(device=device, memory_format=torch.channels_last)
     tapped = {*network.levels.values(), *network.stages.values()}
     with torch.no_grad():
         expected = network.module(noise)
-        for conv, norm in list(_pairs(module, noise, tapped)):
+        pairs = list(_pairs(network.module, noise, tapped))
+        if not pairs:
+            return network
+        module = copy.deepcopy(network.module)
+        for conv, norm in pairs:
             _fold(module, conv, norm)
         found = module(noise)
     if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -141,22 +143,36 @@ def test_a_box_thinner_than_a_cell_gives_finite_features():
     assert cells.all(1).any()
 
 
-def test_deeper_stages_are_not_run_and_hooks_are_removed():
+def test_deeper_stages_are_not_run_and_the_network_stays_as_it_is(monkeypatch):
     network = make_network()
     extractor = FeatureExtractor(network, stages=(1, 2))
+    ran = []
+    real = nn.AvgPool2d.forward
+    monkeypatch.setattr(
+        nn.AvgPool2d, "forward", lambda self, pixels: ran.append(1) or real(self, pixels)
+    )
     extractor(make_images())
-    assert network.module.reached == 1
+    assert len(ran) == 3
     assert all(not stage._forward_hooks for stage in network.module.stages)
     network.module(torch.zeros(1, 3, 64, 64))
-    assert network.module.reached == 4
+    assert len(ran) == 8
 
 
-def test_hooks_are_removed_after_a_failure():
-    network = make_network()
-    extractor = FeatureExtractor(network)
+def test_a_failure_leaves_nothing_behind():
+    extractor = FeatureExtractor(make_network())
     with pytest.raises(RuntimeError):
         extractor(np.zeros((1, 4, 4, 3), dtype=np.uint8))
-    assert all(not stage._forward_hooks for stage in network.module.stages)
+    images = make_images()
+    torch.testing.assert_close(extractor(images), FeatureExtractor(make_network())(images))
+
+
+def test_threads_read_at_once():
+    extractor = FeatureExtractor(load_network("resnet18", pretrained=False), stages=(1, 2))
+    batches = [make_images(1 + n % 3)[:, :, ::-1] // (1 + n) for n in range(12)]
+    alone = [extractor(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, expected in zip(pool.map(extractor, batches), alone, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_one_stage_and_inputs_untouched():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from detector import head_search, memory_bank
-from detector.head_search import CHUNK, GROUP, Head, find_head
+from detector.head_search import CHUNK, GROUP, HeadSearch, find_head
 from detector.memory_bank import MemoryBank
 from manifests.errors import ModelError
 
@@ -17,7 +17,8 @@ def small_heads(monkeypatch):
     """Heads at sizes that a literal search can follow, and several blocks."""
     monkeypatch.setattr(head_search, "_LEAST_ENTRIES", 2)
     monkeypatch.setattr(head_search, "_HEAD_STEP", 4)
-    monkeypatch.setattr(memory_bank, "_BLOCK_ELEMENTS", 40 * 640)
+    monkeypatch.setattr(memory_bank, "_BLOCK_ROWS", 70)
+    monkeypatch.setattr(head_search, "_BLOCK_ROWS", 40)
 
 
 def features_of(count: int, *, seed: int, dim: int = 24, wide: int = 4) -> torch.Tensor:
@@ -69,46 +70,63 @@ def test_equal_entries_give_the_first():
     assert float(distance) > 0
 
 
-def test_patches_far_from_all_entries_are_looked_up_whole():
+def test_patches_far_from_all_entries_are_looked_up_everywhere():
     bank = bank_of(600)
     # Far away in a direction outside of the head all bounds are nearly alike.
     head = bank._find_head()
     outside = torch.ones(24) - head.directions @ (head.directions.T @ torch.ones(24))
     patches = torch.cat([features_of(5, seed=3), features_of(20, seed=4) + 1e3 * outside])
-    calls = []
-    real = MemoryBank._nearest_by_product
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            MemoryBank,
-            "_nearest_by_product",
-            lambda self, rows, own: calls.append(len(rows)) or real(self, rows, own),
-        )
-        distance, _ = bank.nearest(patches, exclude_image=torch.arange(25, dtype=torch.int32) % 20)
+    distance, _ = bank.nearest(patches, exclude_image=torch.arange(25, dtype=torch.int32) % 20)
     expected = by_differences(bank, patches, torch.arange(25) % 20)
-    assert sum(calls) >= 15
     torch.testing.assert_close(distance, expected.values, rtol=1e-5, atol=0)
 
 
 def test_bounds_are_bounds():
     entries, patches = features_of(300, seed=1), features_of(50, seed=2)
     mean = entries.mean(0)
-    head = find_head(entries - mean)
-    bounds, least = head.bounds(patches - mean, None)
-    half = bounds.transpose(0, 1).reshape(50, -1)
+    search = find_head(entries - mean)
+    least = search.least_bounds(patches - mean, None, None)
     exact = (patches[:, None].double() - entries[None].double()).square().sum(2) / 2
+    exact = torch.cat([exact, torch.full((50, 1), torch.inf)], dim=1)
+    # The entries as the search has sorted them, group by group; 300 is padding.
+    groups = search._entry.view(-1, GROUP)
+    assert sorted(groups[groups < 300].tolist()) == list(range(300))
+    nearest = exact[:, groups].amin(2)
     lengths = (patches - mean).double().square().sum(1, keepdim=True) / 2
-    assert torch.isinf(half[:, 300:]).all() and not torch.isinf(half[:, :300]).any()
-    assert (half[:, :300] + lengths <= exact + 1e-4).all()
-    # And not far below: the head holds nine tenths.
-    assert float(((half[:, :300] + lengths) / exact).median()) > 0.8
-    assert torch.equal(least, half.view(50, -1, GROUP).amin(2))
+    assert torch.equal(torch.isinf(least), torch.isinf(nearest))
+    known = ~torch.isinf(nearest)
+    assert (least + lengths <= nearest + 1e-4)[known].all()
+    # And not far below: the head holds most of the variance.
+    assert float(((least + lengths) / nearest)[known].median()) > 0.8
+
+
+def test_few_groups_are_looked_at(monkeypatch):
+    bank, patches = bank_of(2000), features_of(200, seed=2)
+    looked = []
+    real = torch.addmm
+    monkeypatch.setattr(
+        torch, "addmm", lambda add, a, b, **how: looked.append(len(a)) or real(add, a, b, **how)
+    )
+    bank.nearest(patches)
+    groups = 2000 / GROUP
+    assert 200 <= sum(looked) < 0.4 * 200 * groups
+
+
+def test_groups_hold_entries_that_are_alike():
+    points = features_of(1000, seed=5)
+    order = head_search._order(points, 128)
+    assert sorted(order.tolist()) == list(range(1000))
+    leaves = order.split(128)
+    assert all(torch.equal(leaf, leaf.sort().values) for leaf in leaves)
+    spread = sum(float(points[leaf].var(0).sum()) * len(leaf) for leaf in leaves) / 1000
+    assert spread < 0.7 * float(points.var(0).sum())
 
 
 def test_no_head_where_it_would_not_pay(monkeypatch):
     even = torch.from_numpy(np.random.default_rng(0).normal(size=(500, 24)).astype(np.float32))
     assert find_head(even) is None
     assert find_head(torch.zeros(500, 24)) is None
-    assert isinstance(find_head(features_of(500, seed=1) - 3.0), Head)
+    assert isinstance(find_head(features_of(500, seed=1) - 3.0), HeadSearch)
     monkeypatch.setattr(head_search, "_LEAST_ENTRIES", 501)
     assert find_head(features_of(500, seed=1)) is None
 

@@ -55,7 +55,8 @@ def test_training_equals_the_literal_loop(network, tmp_path, freeze_bn):
         image_batches(network, config),
         to_features=lambda module, inputs: module.global_pool(module.forward_features(inputs)),
     )
-    assert [row["loss"] for row in log_of(tmp_path)] == pytest.approx(losses, abs=1e-4)
+    # Rounding, which differs with the number of threads, grows with every update.
+    assert [row["loss"] for row in log_of(tmp_path)] == pytest.approx(losses, abs=5e-4)
     before = network.module.state_dict()
     for name, tensor in trained.module.state_dict().items():
         if name.endswith("num_batches_tracked"):

@@ -68,7 +68,7 @@ def test_cells_are_learnt(network, tmp_path):
 def test_both_losses_are_added(network, tmp_path):
     logs = {}
     for loss in ("image", "patch", "both"):
-        config = dataclasses.replace(SMALL, loss=loss, updates=2)
+        config = dataclasses.replace(SMALL, loss=loss, updates=6)
         fit(network, config, tmp_path / loss)
         logs[loss] = log_of(tmp_path / loss)
     both = logs["both"][0]
@@ -78,7 +78,9 @@ def test_both_losses_are_added(network, tmp_path):
     assert both["loss"] == pytest.approx(logs["image"][0]["loss"] + both["patch_loss"], rel=1e-6)
     assert both["accuracy"] == logs["image"][0]["accuracy"]
     assert both["patch_accuracy"] == logs["patch"][0]["accuracy"]
-    assert logs["both"][1]["loss"] != logs["image"][1]["loss"] + logs["patch"][1]["loss"]
+    # After it they go different ways, which rounding alone does not explain.
+    last = {loss: log[-1]["loss"] for loss, log in logs.items()}
+    assert abs(last["both"] - last["image"] - last["patch"]) > 0.01
 
 
 def test_masks_are_read_only_where_they_are_needed(network, tmp_path, monkeypatch):

@@ -229,9 +229,11 @@ def fake_shard(path):
 
     write_set(path.parent / "set", shards=1, n=2, r=3)
     (path.parent / "set" / "shard-00000.h5").rename(path)
-    from manifests.shard import shard_entry
+    from manifests.shard import Shard, shard_entry
 
-    return MadeShard.of(path, shard_entry(path), "0" * 64)
+    with Shard(path) as shard:
+        negatives = [shard.record(j) for j in range(shard.n_negatives)]
+    return MadeShard.of(shard_entry(path), "0" * 64, negatives)
 
 
 def test_workers_of_a_run_that_is_over_are_refused(tmp_path):

@@ -77,6 +77,7 @@ class Detector(Protocol):
 
     network: Network
     untuned: Network | None
+    device: str
     coverage: Coverage | None
     """Of the training images, once `training_scores` has looked at them; None for a detector that
     keeps no patches."""
@@ -132,6 +133,8 @@ class Detector(Protocol):
 
     def score(self, images: np.ndarray, canvas_boxes: Boxes | None = None) -> Scores:
         """Scores of (B, H, W, 3) uint8 RGB images; no boxes, no padding.
+
+        Several threads may score at once.
 
         Raises:
             ModelError: not fitted, or images that do not fit the geometry.

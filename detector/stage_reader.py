@@ -1,0 +1,57 @@
+"""Reads the stages of a network that no longer changes, in any number of threads at once."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class _AllTaken(Exception):
+    """Ends a forward pass early; never leaves this module."""
+
+
+class StageReader:
+    """The outputs of submodules of a network, without running what comes after them.
+
+    The modules are copied and their tensors shared, so that the network given stays as it is and
+    the reader's own hooks can stay in place: hanging them in anew for every pass, as `stage_taps`
+    does, is not possible while another thread runs the network.
+
+    Args:
+        module: in eval mode.
+        names: of submodules that a pass runs.
+
+    Source: ours.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        self._module = copy.deepcopy(module, shared)
+        self._names = tuple(names)
+        self._own = threading.local()
+        for name in self._names:
+            self._module.get_submodule(name).register_forward_hook(self._hook(name))
+
+    def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """The outputs for a batch of pixels, (B, C, h, w) each, in the order of the names."""
+        taken = self._own.taken = {}
+        try:
+            self._module(pixels)
+        except _AllTaken:
+            pass
+        finally:
+            del self._own.taken
+        return [taken[name] for name in self._names]
+
+    def _hook(self, name: str):
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            taken = self._own.taken
+            taken[name] = output
+            if len(taken) == len(self._names):
+                raise _AllTaken
+
+        return hook
