@@ -100,8 +100,8 @@ def run(module: str, *arguments: object) -> tuple[float, float, float]:
     return seconds, cpu, memory.peak_bytes / 1e6
 
 
-def measure(count: int, jobs: int, csv_path: Path) -> None:
-    """Build, fit and score of so many images; a row each."""
+def measure(count: int, jobs: int, csv_path: Path, *, with_model: bool) -> None:
+    """Build of so many images, and fit and score, which no workers help; a row each."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         data = scratch / "part"
@@ -113,12 +113,13 @@ def measure(count: int, jobs: int, csv_path: Path) -> None:
         )
         built = next((scratch / "sets").iterdir())
         disk = sum(path.stat().st_size for path in built.iterdir()) / 1e6
-        rows["fit"] = run(
-            "detector.cli", "fit", built, "--out", scratch / "models", "--updates", 0,
-            "--coreset-max", 1000, "--quiet",
-        )  # fmt: skip
-        model = next((scratch / "models").iterdir())
-        rows["score"] = run("detector.cli", "score", model, data / "good", "--quiet")
+        if with_model:
+            rows["fit"] = run(
+                "detector.cli", "fit", built, "--out", scratch / "models", "--updates", 0,
+                "--coreset-max", 1000, "--quiet",
+            )  # fmt: skip
+            model = next((scratch / "models").iterdir())
+            rows["score"] = run("detector.cli", "score", model, data / "good", "--quiet")
         with open(csv_path, "a", newline="") as file:
             for step, (seconds, cpu, peak_mb) in rows.items():
                 size = disk if step == "build" else 0.0
@@ -169,8 +170,6 @@ def plot(rows: Sequence[dict], path: Path) -> None:
                 if (row["step"], row["jobs"]) == (step, jobs)
             )
             workers = f", {jobs:.0f} workers" if step == "build" and jobs > 1 else ""
-            if step != "build" and jobs != min(j for s, j in lines if s == step):
-                continue
             axes.plot(
                 *zip(*own, strict=True),
                 marker="o",
@@ -203,10 +202,10 @@ def main() -> None:
     if not csv_path.exists():
         csv_path.write_text(",".join(COLUMNS) + "\n")
     for count in map(int, arguments.counts.split(",")):
-        for jobs in map(int, arguments.jobs.split(",")):
+        for place, jobs in enumerate(map(int, arguments.jobs.split(","))):
             known = {(row["images"], row["jobs"]) for row in read_rows(csv_path)}
             if (count, jobs) not in known:
-                measure(count, jobs, csv_path)
+                measure(count, jobs, csv_path, with_model=place == 0)
     rows = read_rows(csv_path)
     print(machine("h5py"), end="\n\n")
     print_table(rows)

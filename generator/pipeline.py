@@ -32,6 +32,7 @@ from manifests.datasets import Category
 from manifests.errors import BadImages, ConfigError, DataError, SetError
 from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.location import Location
+from manifests.manifest_json import check_room
 from manifests.progress import ProgressMaker
 from manifests.schema import Manifest
 from manifests.url import is_url
@@ -167,6 +168,8 @@ def build_set(
                     plan_units(addition.images, recipe, config.shard_images)
                 )
             ]
+        n_shards = len(units) + (len(addition.manifest.shards) if addition else 0)
+        check_room(len(scan.file_digests), n_shards, path=category.root)
         shards: Sequence[StoredShard | None] = [None] * len(units)
         if stored is not None and units:
             shards = stored.shards_of([unit.images for unit in units])

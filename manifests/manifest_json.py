@@ -23,6 +23,9 @@ from manifests.strict_json import (
 
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_SKIPPED_BYTES = 16 << 20
+# At most, in a manifest: the digest of an image's file, a shard with an environment of the usual
+# size, and everything else.
+_IMAGE_BYTES, _SHARD_BYTES, _SPARE_BYTES = 72, 768, 4 << 20
 MAX_TEXTS_BYTES = 64 << 10  # of versions, and of a shard's environment
 
 # A string of any other length ends it at once: nobody gets millions of small ones made.
@@ -69,6 +72,22 @@ class _ManifestRow(Struct, forbid_unknown_fields=True):
 
 _HEAD = msgspec.json.Decoder(_Head)
 _MANIFEST = msgspec.json.Decoder(_ManifestRow)
+
+
+def check_room(images: int, shards: int, *, path: object = None) -> None:
+    """Refuses, before anything is made, a set whose manifest nobody would read.
+
+    Raises:
+        SetError: so many images and shards may take more than `MAX_MANIFEST_BYTES`.
+    """
+    room = MAX_MANIFEST_BYTES - _SPARE_BYTES
+    if images * _IMAGE_BYTES + shards * _SHARD_BYTES > room:
+        raise SetError(
+            f"{images} images are too many for one set",
+            path=path,
+            expected=f"at most {int(room / (_IMAGE_BYTES + _SHARD_BYTES * shards / images))}",
+            hint="build parts of the folder as sets of their own",
+        )
 
 
 def parse_manifest(data: bytes) -> tuple[dict[str, Any], _ManifestRow]:

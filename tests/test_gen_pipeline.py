@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from conftest import IMAGE_SIZE, invoke_gen
 
+from manifests import manifest_json
 from manifests.digest import file_digest
 from manifests.negative_set import NegativeSet
 from manifests.schema import read_manifest
@@ -194,6 +196,26 @@ def test_too_few_images(tmp_path):
     data = good_photos(tmp_path / "photos", 1)
     result = build(data, tmp_path / "out", exit_code=1)
     assert "too few" in result.output
+
+
+def test_more_images_than_a_manifest_holds_are_told_before_any_is_used(tmp_path, monkeypatch):
+    images, shard = manifest_json._IMAGE_BYTES, manifest_json._SHARD_BYTES
+    whole = manifest_json._SPARE_BYTES + 4 * images + shard
+    data = good_photos(tmp_path / "part", 4)
+    monkeypatch.setattr(manifest_json, "MAX_MANIFEST_BYTES", whole - 1)
+    result = build(data, tmp_path / "out", exit_code=1)
+    assert "4 images are too many for one set (expected at most 3)" in result.stderr
+    assert "build parts" in result.stderr and not list(tmp_path.rglob("*.h5"))
+    monkeypatch.setattr(manifest_json, "MAX_MANIFEST_BYTES", whole)
+    build(data, tmp_path / "out")
+
+
+def test_room_is_counted_generously(built, category_name):
+    manifest = json.loads((built / category_name / "manifest.json").read_bytes())
+    for name, bound in (("training_files", "_IMAGE_BYTES"), ("shards", "_SHARD_BYTES")):
+        texts = [json.dumps({name: rows}, indent=1) for rows in (manifest[name], [])]
+        each = (len(texts[0]) - len(texts[1])) / len(manifest[name])
+        assert 0.5 < each / getattr(manifest_json, bound) < 1.0, name
 
 
 def test_duplicates_are_used_once_and_recorded(tmp_path):
