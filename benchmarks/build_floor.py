@@ -32,14 +32,14 @@ FLOOR = "decode + forward + backward"
 
 
 def floor_of(category: Category, config: BuildConfig, jobs: int, *, is_folded: bool) -> None:
-    """The floor in as many processes as `build` takes, started and ended like its own."""
-    size = -(-len(category.train) // jobs)
+    """The floor in as many processes as `build` takes, this one among them, shard by shard."""
+    size = config.shard_images
     parts = [
         replace(category, samples=tuple(category.train[start : start + size]))
         for start in range(0, len(category.train), size)
     ]
     with in_workers(
-        partial(floor, config=config, is_folded=is_folded), parts, workers=len(parts)
+        partial(floor, config=config, is_folded=is_folded), parts, workers=jobs, take_part=True
     ) as results:
         list(results)
 

@@ -192,6 +192,7 @@ class FolderOutput:
     ) -> Iterator[Iterator[ShardEntry]]:
         """Makes shards in worker processes of this machine."""
         make = partial(_make, folder=self.folder, work=work)
+        has_maps = False
         if work.is_for_gpu and not any(stored.values()):
             units = with_maps(
                 todo,
@@ -202,9 +203,13 @@ class FolderOutput:
                 device=work.device,
                 max_pixels=work.max_pixels,
             )
+            has_maps = True
         else:
             units = with_canvases(todo, stored, canvases)
-        with in_workers(make, units, workers=max(1, min(jobs, len(todo)))) as results:
+        workers = max(1, min(jobs, len(todo)))
+        # This process has loaded libraries and network already, which takes a worker seconds; with
+        # a GPU it is busy enough.
+        with in_workers(make, units, workers=workers, take_part=not has_maps) as results:
             yield map(self._note, results)
 
     @contextmanager

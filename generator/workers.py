@@ -49,8 +49,9 @@ def in_workers(
         items: taken as they are needed.
         workers: how many; one makes everything here, without a process.
         in_order: yield the results in the order of the items and not as they are made.
-        take_part: this process is one of the workers, and needs no start. For items of a fraction
-            of a second: until its own is made, no other result is yielded. Not `in_order`.
+        take_part: this process is one of the workers, and needs no start. For items that all take
+            about as long: until its own is made, no other result is yielded, and the others have
+            one in hand and one more. Not `in_order`.
 
     Yields:
         The results, or what `make` raised. When the body raises, Ctrl-C included, the workers are
@@ -73,7 +74,7 @@ def in_workers(
     submit = partial(executor.submit, _Tied(make))
     own = make if take_part else None
     try:
-        yield _results(submit, own, iter(items), sent, others * _SENT_PER_WORKER, in_order)
+        yield _results(submit, own, iter(items), sent, others, in_order)
     except BaseException as error:
         try:
             _wait_until_sent(sent)
@@ -131,22 +132,29 @@ def _results(
     own: Callable[[Item], Result] | None,
     coming: Iterator[Item],
     sent: deque[Future],
-    at_once: int,
+    others: int,
     in_order: bool,
 ) -> Iterator[Result]:
-    """Sends `at_once` items ahead; `sent` holds those whose results are still to come."""
-    while True:
-        for item in islice(coming, at_once - len(sent)):
+    """Sends items ahead to the `others`; `sent` holds those whose results are still to come."""
+
+    def send(at_once: int) -> None:
+        for item in islice(coming, max(0, at_once - len(sent))):
             # Any of them may be the one that starts the workers, or a new one.
             _apart(lambda item=item: sent.append(submit(item)))
+
+    mine: list[Item] = []
+    while True:
+        # Of few items this process gets one before the others get their second.
+        send(others)
+        if own is not None and not mine:
+            mine = list(islice(coming, 1))
+        send(others * _SENT_PER_WORKER)
+        if mine and not any(future.done() for future in sent):
+            # One item at a time, for the workers are not to run out of theirs meanwhile.
+            yield own(mine.pop())
+            continue
         if not sent:
             return
-        if own is not None and not any(future.done() for future in sent):
-            # One item at a time, for the workers are not to run out of theirs meanwhile.
-            mine = list(islice(coming, 1))
-            if mine:
-                yield own(mine[0])
-                continue
         next_one = sent[0] if in_order else wait(sent, return_when=FIRST_COMPLETED).done.pop()
         result = next_one.result()
         sent.remove(next_one)

@@ -108,6 +108,12 @@ def test_this_process_may_be_one_of_the_workers():
         assert os.getpid() in pids and 2 <= len(pids) <= workers
 
 
+def test_this_process_gets_one_of_a_few_items():
+    # Two items for two: a worker that is still starting is not given both.
+    with in_workers(own_number, range(2), workers=2, take_part=True) as results:
+        assert os.getpid() in list(results)
+
+
 def test_order_and_taking_part_exclude_each_other():
     both = in_workers(square, range(3), workers=2, in_order=True, take_part=True)
     with pytest.raises(ValueError, match="order"), both:
