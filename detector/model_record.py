@@ -245,7 +245,7 @@ def _check_version(plain: Mapping[str, Any], path: Path) -> None:
             path=path,
             expected=f"model version {MODEL_VERSION}",
             got=repr(version)[:40],
-            hint="fit again, or install the version that wrote it",
+            hint="fit again with --overwrite, or install the version that wrote it",
         )
 
 
