@@ -46,7 +46,7 @@ class HeadSearch:
         self._farthest_half = float(half.max())
         self._count, self._dim = centred.shape
         padding = -len(order) % CHUNK
-        # Row of `centred` that a sorted entry is; for padding a row beyond, at no distance at all.
+        # Row of `centred` that a sorted entry is; padding is a row beyond, infinitely far away.
         self._entry = torch.cat([order, torch.full((padding,), len(order))])
         rows = order.new_zeros(len(order) + padding)
         rows[: len(order)] = order
@@ -80,7 +80,7 @@ class HeadSearch:
         """
         found = torch.empty(len(centred), dtype=torch.int64)
         if exclude is not None:
-            # Padding belongs to nobody, and is at no distance already.
+            # Padding belongs to nobody: it is infinitely far away as it is.
             owners = torch.cat([owners, owners.new_full((1,), -1)])[self._entry].view(-1, GROUP)
         step = max(1, min(_BLOCK_ROWS, _BLOCK_ELEMENTS // len(self._groups)))
         for start in range(0, len(centred), step):
