@@ -150,7 +150,7 @@ def print_table(rows: Sequence[dict]) -> None:
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
-    """Seconds and peak memory against images, both axes logarithmic."""
+    """Seconds, on a logarithmic axis, and peak memory, on a linear one, against images."""
     from matplotlib.figure import Figure
 
     from detector.figures import LINE_COLOURS, unit_colour, write_figure
@@ -179,7 +179,10 @@ def plot(rows: Sequence[dict], path: Path) -> None:
                 label=step + workers,
             )
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        if key == "seconds":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         axes.set_xlabel("images of 64 px")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

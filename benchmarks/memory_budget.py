@@ -1,10 +1,11 @@
 """Banks within a memory budget: peak memory of many images, and covering against the exact bank.
 
-`large` streams features of as many images as asked through the code that `fit` uses, in a process
-of its own, and prints its peak memory. The features are drawn as they are read: a random walk
+`fit` runs the real command on a set of as many small files as asked, enlarged to the canvas, and
+prints its peak memory. `large` streams as many images' features through the code that it uses. The features are drawn as they are read: a random walk
 within clusters of real spread. `compare` chooses a bank of real features at once and in blocks, and
 says how far training patches are from either.
 
+    python benchmarks/memory_budget.py fit [--images N] [--budget BYTES] [--bank N]
     python benchmarks/memory_budget.py large [--images N] [--budget BYTES] [--bank N]
     python benchmarks/memory_budget.py compare DATA [--ratios R,...] [--blocks N,...]
 """
@@ -102,6 +103,28 @@ def large(images: int, budget_bytes: int, bank: int) -> None:
     )
 
 
+def whole_fit(images: int, budget_bytes: int, bank: int) -> None:
+    """Prints peak memory and time of `fit` on drawn images, untrained, thresholds included."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        draw_images(scratch / "part" / "good", images)
+        run(
+            "generator.cli", "build", scratch / "part", "--out", scratch / "sets", "--jobs", 2,
+            "--policies", "random-swap", "--store", "anchors", "--quiet",
+        )  # fmt: skip
+        built = next((scratch / "sets").iterdir())
+        seconds, cpu, peak_mb = run(
+            "detector.cli", "fit", built, "--out", scratch / "models", "--updates", 0,
+            "--coreset-max", bank, "--memory-budget", budget_bytes,
+        )  # fmt: skip
+    size_gb = images * CELLS * DIM * 4 / 1e9
+    print(
+        f"{images} images at 256 px, {size_gb:.2f} GB of features, budget "
+        f"{budget_bytes / 1e9:g} GB, bank of {bank}: {seconds:.0f} s, {cpu:.0f} s of the processor, "
+        f"peak memory {peak_mb / 1000:.2f} GB; {machine()}"
+    )
+
+
 def real_features(data: Path) -> torch.Tensor:
     """(N, D) float32 of all training images of the embedded network."""
     extractor, geometry = FeatureExtractor(load_network()), Geometry()
@@ -172,21 +195,23 @@ def compare(data: Path, ratios: list[float], blocks: list[int], oversampling: li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("large")
-    one.add_argument("--images", type=int, default=20_000)
-    one.add_argument("--budget", type=int, default=DEFAULT_BYTES)
-    one.add_argument("--bank", type=int, default=10_000)
+    drawn = [commands.add_parser(name) for name in ("fit", "large")]
+    for command in drawn:
+        command.add_argument("--images", type=int, default=20_000)
+        command.add_argument("--budget", type=int, default=DEFAULT_BYTES)
+        command.add_argument("--bank", type=int, default=10_000)
     other = commands.add_parser("compare")
     other.add_argument("data", type=Path)
     other.add_argument("--ratios", default="0.001,0.01")
     other.add_argument("--blocks", default="4,16,64")
     other.add_argument("--oversampling", default="1,2,4")
-    for command in (one, other):
+    for command in (*drawn, other):
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.command == "large":
-        large(arguments.images, arguments.budget, arguments.bank)
+    if arguments.command != "compare":
+        measure = large if arguments.command == "large" else whole_fit
+        measure(arguments.images, arguments.budget, arguments.bank)
         return
     compare(
         arguments.data,

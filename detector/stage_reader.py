@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-
-class _AllTaken(Exception):
-    """Ends a forward pass early; never leaves this module."""
+from detector.stage_taps import AllTaken
 
 
 class StageReader:
@@ -41,7 +39,7 @@ class StageReader:
         taken = self._own.taken = {}
         try:
             self._module(pixels)
-        except _AllTaken:
+        except AllTaken:
             pass
         finally:
             del self._own.taken
@@ -52,6 +50,6 @@ class StageReader:
             taken = self._own.taken
             taken[name] = output
             if len(taken) == len(self._names):
-                raise _AllTaken
+                raise AllTaken
 
         return hook

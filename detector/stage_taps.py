@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 
-class _AllTaken(Exception):
-    """Ends a forward pass early; never leaves this module."""
+class AllTaken(Exception):
+    """Raised in a forward pass to end it early; whoever hangs the hooks catches it."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def stage_taps(
         def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
             taken[name] = output
             if is_last and len(taken) == len(names):
-                raise _AllTaken
+                raise AllTaken
 
         return hook
 
@@ -45,7 +45,7 @@ def stage_taps(
         for name in names:
             handles.append(module.get_submodule(name).register_forward_hook(tap(name)))
         yield taken
-    except _AllTaken:
+    except AllTaken:
         pass
     finally:
         for handle in handles:

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 import torch
 
-from manifests.errors import ModelError
+from manifests.errors import ConfigError, ModelError
 from manifests.images import Geometry
 from manifests.weights import Network
 
@@ -166,6 +166,20 @@ class Detector(Protocol):
             ModelError: tensors that are not those, or of another network.
         """
         ...
+
+
+def check_scoring_options(*, sigma_px: float, seed: int, batch: int) -> None:
+    """Refuses options that every detector has and that are out of range.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    if not 0.0 <= sigma_px < float("inf"):
+        raise ConfigError("sigma_px out of range", expected="at least 0", got=sigma_px)
+    if seed < 0:
+        raise ConfigError("seed out of range", expected="at least 0", got=seed)
+    if batch < 1:
+        raise ConfigError("batch out of range", expected="at least 1", got=batch)
 
 
 def checked_boxes(images: np.ndarray, canvas_boxes: Boxes | None, geometry: Geometry) -> np.ndarray:

@@ -15,6 +15,7 @@ from detector.detectors.base import (
     NormalBatches,
     Progress,
     Scores,
+    check_scoring_options,
     checked_boxes,
     score_in_batches,
 )
@@ -53,12 +54,7 @@ class GaussianConfig:
 
     def __post_init__(self) -> None:
         check_budget(self.memory_budget)
-        if not 0.0 <= self.sigma_px < float("inf"):
-            raise ConfigError("sigma_px out of range", expected="at least 0", got=self.sigma_px)
-        if self.seed < 0:
-            raise ConfigError("seed out of range", expected="at least 0", got=self.seed)
-        if self.batch < 1:
-            raise ConfigError("batch out of range", expected="at least 1", got=self.batch)
+        check_scoring_options(sigma_px=self.sigma_px, seed=self.seed, batch=self.batch)
 
 
 # Cells (B, h, w, D) float32, which of them are valid (B, h, w) bool, and boxes (B, 4) int64.

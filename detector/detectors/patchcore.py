@@ -19,6 +19,7 @@ from detector.detectors.base import (
     score_in_batches,
 )
 from detector.detectors.patchcore_config import PatchCoreConfig as PatchCoreConfig
+from detector.detectors.training_scores import leave_one_out
 from detector.features import FeatureExtractor, valid_cells
 from detector.joined_features import JoinedFeatures
 from detector.memory_bank import MemoryBank
@@ -75,8 +76,7 @@ class PatchCore:
     def _forget(self) -> None:
         self._bank: MemoryBank | None = None
         # What training scores come from: features, or images to compute them from again.
-        self._training: TrainingFeatures | None = None
-        self._batches: NormalBatches | None = None
+        self._source: TrainingFeatures | NormalBatches | None = None
         self._blocks = 1
         self._first_image = 0
         self._training_scores: tuple[np.ndarray, np.ndarray] | None = None
@@ -115,7 +115,7 @@ class PatchCore:
             progress=progress,
         )
         self._bank = MemoryBank(streamed.features.to(self.device), streamed.owners)
-        self._batches, self._blocks = batches, streamed.blocks
+        self._source, self._blocks = batches, streamed.blocks
 
     def candidates(self, batches: NormalBatches, *, all_images: int) -> tuple[CandidateTree, int]:
         """What of some images' features a bank may be chosen from, where they do not fit in memory.
@@ -185,7 +185,7 @@ class PatchCore:
         )
         owners = training.owners()[picks]
         self._bank = MemoryBank(training.features[picks].to(self.device), owners)
-        self._training = training
+        self._source = training
 
     def adopt_bank(
         self,
@@ -209,11 +209,7 @@ class PatchCore:
         self._forget()
         self._check_dim(bank.dim, "this bank is")
         self._bank = bank
-        if isinstance(training, TrainingFeatures):
-            self._training = training
-        else:
-            self._batches = training
-        self._first_image, self._blocks = first_image, blocks
+        self._source, self._first_image, self._blocks = training, first_image, blocks
 
     def training_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """Scores of the training images, each against the bank without its own patches.
@@ -232,46 +228,14 @@ class PatchCore:
         """
         if self._training_scores is not None:
             return self._training_scores
-        source = self._training if self._training is not None else self._batches
-        if source is None:
+        if self._source is None:
             raise ModelError("training scores exist only after fitting", hint="fit it first")
-        n = len(source)
-        owners = self.bank.image_index
-        if n < 2 and bool((owners == self._first_image).all()):
-            raise ModelError(
-                "training scores need other images to compare with",
-                expected="at least 2 images",
-                got=n,
-            )
-        image = np.empty(n, dtype=np.float32)
-        maxima = np.empty(n, dtype=np.float32)
-        radius, total, rows = 0.0, 0.0, 0
-        for i, (patches, valid, boxes) in enumerate(self._training_images()):
-            own = self._first_image + i
-            found = self.bank.nearest(patches, exclude_image=own)
-            scores = self._scores(patches, found, valid, boxes, exclude_image=own)
-            image[i], maxima[i] = scores.image[0], scores.map.max()
-            covered = self.bank.nearest_own(patches, found[0], image=own)
-            radius = max(radius, float(covered.max()))
-            total, rows = total + float(covered.sum(dtype=torch.float64)), rows + len(covered)
+        image, maxima, self.coverage = leave_one_out(
+            self, self._source, first_image=self._first_image, blocks=self._blocks
+        )
         self._training_scores = image, maxima
-        self.coverage = Coverage(radius, total / rows, self._blocks, rows)
-        self._training = self._batches = None
+        self._source = None
         return self._training_scores
-
-    def _training_images(self) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
-        """What `patches` returns, for one training image at a time."""
-        training = self._training
-        if training is not None:
-            for i in range(len(training)):
-                features = training.features[training.rows(i)].to(self.device)
-                yield features, training.valid[i : i + 1], training.boxes[i : i + 1]
-            return
-        for images, canvas_boxes in self._batches:
-            features, valid, boxes = self.patches(images, canvas_boxes)
-            ends = valid.sum((1, 2)).cumsum()
-            for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-                yield features[start:end], valid[i : i + 1], boxes[i : i + 1]
 
     def score(self, images: np.ndarray, canvas_boxes: Boxes | None = None) -> Scores:
         """Score images; see `Detector.score`.
@@ -359,9 +323,9 @@ class PatchCore:
             ModelError: not fitted, or no bank entry left.
         """
         found = self.bank.nearest(patches, exclude_image=exclude_image)
-        return self._scores(patches, found, valid, boxes, exclude_image=exclude_image)
+        return self.score_found(patches, found, valid, boxes, exclude_image=exclude_image)
 
-    def _scores(
+    def score_found(
         self,
         patches: torch.Tensor,
         found: tuple[torch.Tensor, torch.Tensor],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detector.coreset import PROJECTION_DIM, coreset_size
+from detector.detectors.base import check_scoring_options
 from detector.memory_budget import DEFAULT_BYTES, check_budget
 from detector.score_map import SIGMA_PX
 from manifests.errors import ConfigError
@@ -44,12 +45,8 @@ class PatchCoreConfig:
     def __post_init__(self) -> None:
         check_budget(self.memory_budget)
         coreset_size(1, self.coreset_ratio, self.coreset_max)
-        for name in ("projection_dim", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name} out of range", expected="at least 1", got=getattr(self, name)
-                )
-        if not 0.0 <= self.sigma_px < float("inf"):
-            raise ConfigError("sigma_px out of range", expected="at least 0", got=self.sigma_px)
-        if self.seed < 0:
-            raise ConfigError("seed out of range", expected="at least 0", got=self.seed)
+        check_scoring_options(sigma_px=self.sigma_px, seed=self.seed, batch=self.batch)
+        if self.projection_dim < 1:
+            raise ConfigError(
+                "projection_dim out of range", expected="at least 1", got=self.projection_dim
+            )
