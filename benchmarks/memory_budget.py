@@ -1,9 +1,9 @@
 """Banks within a memory budget: peak memory of many images, and covering against the exact bank.
 
 `fit` runs the real command on a set of as many small files as asked, enlarged to the canvas, and
-prints its peak memory. `large` streams as many images' features through the code that it uses. The features are drawn as they are read: a random walk
-within clusters of real spread. `compare` chooses a bank of real features at once and in blocks, and
-says how far training patches are from either.
+prints its peak memory. `large` streams as many images' features through the code that it uses; they
+are drawn as they are read: a random walk within clusters of real spread. `compare` chooses a bank
+of real features at once and in blocks, and says how far training patches are from either.
 
     python benchmarks/memory_budget.py fit [--images N] [--budget BYTES] [--bank N]
     python benchmarks/memory_budget.py large [--images N] [--budget BYTES] [--bank N]
@@ -16,6 +16,7 @@ import argparse
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import machine
+from growth import draw_images, run
 
 from detector import merge_reduce
 from detector.coreset import coreset_size, k_centre
@@ -120,8 +122,8 @@ def whole_fit(images: int, budget_bytes: int, bank: int) -> None:
     size_gb = images * CELLS * DIM * 4 / 1e9
     print(
         f"{images} images at 256 px, {size_gb:.2f} GB of features, budget "
-        f"{budget_bytes / 1e9:g} GB, bank of {bank}: {seconds:.0f} s, {cpu:.0f} s of the processor, "
-        f"peak memory {peak_mb / 1000:.2f} GB; {machine()}"
+        f"{budget_bytes / 1e9:g} GB, bank of {bank}: {seconds:.0f} s, {cpu:.0f} s of "
+        f"the processor, peak memory {peak_mb / 1000:.2f} GB; {machine()}"
     )
 
 

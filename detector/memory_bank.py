@@ -6,7 +6,7 @@ import threading
 
 import torch
 
-from detector.head_search import HeadSearch, find_head
+from detector.group_search import GroupSearch, find_search
 from manifests.errors import ConfigError, ModelError
 
 NEIGHBOURS = 9
@@ -56,8 +56,8 @@ class MemoryBank:
         self._centred = torch.nn.functional.pad(features - self._mean, (0, 0, 0, padding))
         self._half = self._centred.square().sum(1).mul_(0.5)
         self._half[len(features) :] = torch.inf
-        self._head: HeadSearch | None = None
-        self._has_sought_head = False
+        self._search: GroupSearch | None = None
+        self._has_sought = False
         self._seeking = threading.Lock()
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class MemoryBank:
         """Distance to, and index of, each patch's nearest bank entry.
 
         The entry is found by matrix products, in large banks only with the groups of entries that
-        a lower bound leaves (`HeadSearch`). Their rounding can prefer another that is farther by
+        a lower bound leaves (`GroupSearch`). Their rounding can prefer another that is farther by
         about 1e-6 of the features' squared spread; its distance is then computed by differences,
         so a patch that equals its entry has distance 0 exactly.
 
@@ -97,13 +97,13 @@ class MemoryBank:
             )
         distance = torch.empty(len(patches), device=patches.device)
         index = torch.empty(len(patches), dtype=torch.int64, device=patches.device)
-        head = self._find_head()
-        step = _BLOCK_ROWS if head else max(1, _BLOCK_ELEMENTS // len(self._half))
+        search = self._find_search()
+        step = _BLOCK_ROWS if search else max(1, _BLOCK_ELEMENTS // len(self._half))
         for start in range(0, len(patches), step):
             rows = slice(start, start + step)
             own = exclude_image[rows] if isinstance(exclude_image, torch.Tensor) else exclude_image
-            if head:
-                best = head.nearest(patches[rows] - self._mean, self.image_index, own)
+            if search:
+                best = search.nearest(patches[rows] - self._mean, self.image_index, own)
             else:
                 best = self._nearest_by_product(patches[rows], own)
             if bool((best == len(self)).any()):
@@ -124,13 +124,13 @@ class MemoryBank:
         is_none = torch.isinf(half.gather(1, best[:, None])[:, 0])
         return best.masked_fill_(is_none, len(self))
 
-    def _find_head(self) -> HeadSearch | None:
-        """The bank's head, sought when it is first needed."""
+    def _find_search(self) -> GroupSearch | None:
+        """The bank's search, sought when it is first needed."""
         with self._seeking:  # Several threads may search at once.
-            if not self._has_sought_head:
-                self._has_sought_head = True
-                self._head = find_head(self._centred[: len(self)])
-        return self._head
+            if not self._has_sought:
+                self._has_sought = True
+                self._search = find_search(self._centred[: len(self)])
+        return self._search
 
     def nearest_own(
         self, patches: torch.Tensor, distance: torch.Tensor, *, image: int

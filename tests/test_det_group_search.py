@@ -6,19 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from detector import head_search, memory_bank
-from detector.head_search import CHUNK, GROUP, HeadSearch, find_head
+from detector import group_search, memory_bank, rounded_bound
+from detector.entry_groups import GROUP, leaves
+from detector.group_search import find_search
+from detector.head_bound import CHUNK, HeadBound
 from detector.memory_bank import MemoryBank
+from detector.rounded_bound import RoundedBound
 from manifests.errors import ModelError
 
 
-@pytest.fixture(autouse=True)
-def small_heads(monkeypatch):
-    """Heads at sizes that a literal search can follow, and several blocks."""
-    monkeypatch.setattr(head_search, "_LEAST_ENTRIES", 2)
-    monkeypatch.setattr(head_search, "_HEAD_STEP", 4)
+@pytest.fixture(autouse=True, params=["head", "rounded"])
+def bound(request, monkeypatch):
+    """Either bound, at sizes that a literal search can follow, in several blocks and chunks."""
+    monkeypatch.setattr(group_search, "has_fast_bf16", lambda device: request.param == "rounded")
+    monkeypatch.setattr(rounded_bound, "CHUNK", CHUNK)
+    monkeypatch.setattr(group_search, "_LEAST_ENTRIES", 2)
+    monkeypatch.setattr(group_search, "_HEAD_STEP", 4)
     monkeypatch.setattr(memory_bank, "_BLOCK_ROWS", 70)
-    monkeypatch.setattr(head_search, "_BLOCK_ROWS", 40)
+    monkeypatch.setattr(group_search, "_BLOCK_ROWS", 40)
+    return request.param
 
 
 def features_of(count: int, *, seed: int, dim: int = 24, wide: int = 4) -> torch.Tensor:
@@ -52,7 +58,7 @@ def test_equals_differences(count, exclude):
     if exclude == "each":
         exclude = torch.arange(100, dtype=torch.int32) % (count // 30)
     distance, index = bank.nearest(patches, exclude_image=exclude)
-    assert bank._find_head() is not None
+    assert bank._find_search() is not None
     expected = by_differences(bank, patches, exclude)
     assert torch.equal(index, expected.indices)
     torch.testing.assert_close(distance, expected.values, rtol=1e-5, atol=1e-6)
@@ -65,39 +71,66 @@ def test_equal_entries_give_the_first():
     features[400] = features[30] = features[490]
     bank = MemoryBank(features, torch.zeros(500, dtype=torch.int32))
     distance, index = bank.nearest(features[490:491] + 0.01)
-    assert bank._find_head() is not None
+    assert bank._find_search() is not None
     assert index.tolist() == [30]
     assert float(distance) > 0
 
 
 def test_patches_far_from_all_entries_are_looked_up_everywhere():
     bank = bank_of(600)
-    # Far away in a direction outside of the head all bounds are nearly alike.
-    head = bank._find_head()
-    outside = torch.ones(24) - head.directions @ (head.directions.T @ torch.ones(24))
-    patches = torch.cat([features_of(5, seed=3), features_of(20, seed=4) + 1e3 * outside])
+    # Far away in a direction in which the entries hardly differ, so that all bounds are alike.
+    centred = bank.features - bank.features.mean(0)
+    outside = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, 0]
+    patches = torch.cat([features_of(5, seed=3), features_of(20, seed=4) + 3e3 * outside])
     distance, _ = bank.nearest(patches, exclude_image=torch.arange(25, dtype=torch.int32) % 20)
     expected = by_differences(bank, patches, torch.arange(25) % 20)
     torch.testing.assert_close(distance, expected.values, rtol=1e-5, atol=0)
 
 
-def test_bounds_are_bounds():
-    entries, patches = features_of(300, seed=1), features_of(50, seed=2)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_bounds_are_bounds(bound, scale):
+    entries, patches = features_of(300, seed=1) * scale, features_of(50, seed=2) * scale
+    patches[:10] = entries[:10]
+    patches[10:20] = entries[10:20] + 0.01 * scale
     mean = entries.mean(0)
-    search = find_head(entries - mean)
-    least = search.least_bounds(patches - mean, None, None)
+    search = find_search(entries - mean)
+    assert type(search.bound) is {"head": HeadBound, "rounded": RoundedBound}[bound]
+    least = search.bound.least(patches - mean, None, None)
     exact = (patches[:, None].double() - entries[None].double()).square().sum(2) / 2
     exact = torch.cat([exact, torch.full((50, 1), torch.inf)], dim=1)
     # The entries as the search has sorted them, group by group; 300 is padding.
-    groups = search._entry.view(-1, GROUP)
+    groups = search.groups.entry.view(-1, GROUP)
     assert sorted(groups[groups < 300].tolist()) == list(range(300))
     nearest = exact[:, groups].amin(2)
-    lengths = (patches - mean).double().square().sum(1, keepdim=True) / 2
-    assert torch.equal(torch.isinf(least), torch.isinf(nearest))
-    known = ~torch.isinf(nearest)
-    assert (least + lengths <= nearest + 1e-4)[known].all()
-    # And not far below: the head holds most of the variance.
-    assert float(((least + lengths) / nearest)[known].median()) > 0.8
+    assert (least <= nearest + 1e-4 * scale**2).all()
+    # And not far below.
+    assert float((least[20:] / nearest[20:]).median()) > {"head": 0.8, "rounded": 0.9}[bound]
+
+
+def test_groups_without_any_entry_that_counts_have_no_bound():
+    owner = torch.arange(400, dtype=torch.int32) // 100
+    search = find_search(features_of(400, seed=1) - 3.0)
+    owners = search.groups.owners(owner)
+    is_own = (owners == 2) | (owners == -1)
+    least = search.bound.least(features_of(30, seed=2) - 3.0, owners, 2)
+    assert torch.equal(torch.isinf(least), is_own.view(-1, GROUP).all(1).expand(30, -1))
+    each = torch.arange(30, dtype=torch.int32) % 4
+    one_by_one = torch.cat(
+        [
+            search.bound.least(features_of(30, seed=2)[i : i + 1] - 3.0, owners, int(each[i]))
+            for i in range(30)
+        ]
+    )
+    together = search.bound.least(features_of(30, seed=2) - 3.0, owners, each)
+    torch.testing.assert_close(together, one_by_one, rtol=1e-2, atol=1e-3)
+
+
+def test_bits_of_the_rounded_bound_are_taken_upwards():
+    values = torch.rand(10_000) * torch.logspace(-30, 30, 10_000)
+    assert (rounded_bound._upwards(values).double() >= values.double()).all()
+    parts = rounded_bound._in_three(values).double().sum(1)
+    assert ((parts - values.double()).abs() <= values.double() * 2.0**-23).all()
+    assert rounded_bound._in_three(torch.tensor([torch.inf])).tolist() == [[torch.inf, 0.0, 0.0]]
 
 
 def test_few_groups_are_looked_at(monkeypatch):
@@ -114,25 +147,26 @@ def test_few_groups_are_looked_at(monkeypatch):
 
 def test_groups_hold_entries_that_are_alike():
     points = features_of(1000, seed=5)
-    order = head_search._order(points, 128)
+    order = leaves(points, 128)
     assert sorted(order.tolist()) == list(range(1000))
-    leaves = order.split(128)
-    assert all(torch.equal(leaf, leaf.sort().values) for leaf in leaves)
-    spread = sum(float(points[leaf].var(0).sum()) * len(leaf) for leaf in leaves) / 1000
+    groups = order.split(128)
+    assert all(torch.equal(leaf, leaf.sort().values) for leaf in groups)
+    spread = sum(float(points[leaf].var(0).sum()) * len(leaf) for leaf in groups) / 1000
     assert spread < 0.7 * float(points.var(0).sum())
 
 
-def test_no_head_where_it_would_not_pay(monkeypatch):
+def test_no_search_where_it_would_not_pay(monkeypatch, bound):
     even = torch.from_numpy(np.random.default_rng(0).normal(size=(500, 24)).astype(np.float32))
-    assert find_head(even) is None
-    assert find_head(torch.zeros(500, 24)) is None
-    assert isinstance(find_head(features_of(500, seed=1) - 3.0), HeadSearch)
-    monkeypatch.setattr(head_search, "_LEAST_ENTRIES", 501)
-    assert find_head(features_of(500, seed=1)) is None
+    # A rounded bound is as good in all directions.
+    assert (find_search(even) is None) == (bound == "head")
+    assert find_search(torch.zeros(500, 24)) is None
+    assert find_search(features_of(500, seed=1) - 3.0) is not None
+    monkeypatch.setattr(group_search, "_LEAST_ENTRIES", 501)
+    assert find_search(features_of(500, seed=1)) is None
 
 
 def test_nothing_left_is_refused():
     bank = MemoryBank(features_of(400, seed=1), torch.full((400,), 4, dtype=torch.int32))
-    assert bank._find_head() is not None
+    assert bank._find_search() is not None
     with pytest.raises(ModelError, match="left out"):
         bank.nearest(features_of(3, seed=2), exclude_image=4)
