@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
 from generator.sample_data import render_sample_data
+from manifests.allocator import keep_freed_memory
 from manifests.datasets import Category, open_data
+
+# From glibc's malloc.h, with its defaults.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 @dataclass
@@ -116,3 +122,24 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(errors="replace").splitlines()
     except OSError:
         return []
+
+
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """glibc's malloc as it comes, for libraries that allocate in a way ours does not.
+
+    With freed memory kept, a search that makes a large temporary and keeps a small result for every
+    pick grows by that temporary each time: glibc 2.36 does not fill a hole with an aligned block of
+    the hole's size.
+    """
+    if not keep_freed_memory():
+        yield
+        return
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    mallopt(_M_MMAP_MAX, 65536)
+    mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+    try:
+        yield
+    finally:
+        keep_freed_memory.cache_clear()
+        keep_freed_memory()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Timing, machine, table
+from common import Timing, machine, memory_given_back, table
 
 from detector.coreset import PROJECTION_DIM, k_centre, project
 from detector.features import FeatureExtractor
@@ -83,7 +83,7 @@ def anomalib_greedy(features: torch.Tensor, picks: int, seed: int) -> torch.Tens
     """anomalib's search, which draws from the global generators."""
     from anomalib.models.components import KCenterGreedy
 
-    with torch.random.fork_rng():
+    with memory_given_back(), torch.random.fork_rng():
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         # It keeps int(n * ratio).

@@ -19,7 +19,10 @@ def keep_freed_memory() -> bool:
     256 px took 260 ms per image before and 75 after, the difference being system time.
 
     The process keeps its peak memory until it ends, so this is for the commands and workers of
-    ours, not for a library that somebody else's process imports.
+    ours, not for a library that somebody else's process imports. Code that makes a large temporary
+    and keeps a small block beside it, time and again, then grows by the temporary each time (glibc
+    2.36 does not fill a hole with an aligned block of the hole's size): let large temporaries be
+    written into memory that stays (`out=`), or collect small results in one array.
 
     Returns:
         Whether it took effect: only on Linux with glibc.
