@@ -22,6 +22,13 @@ UPDATE_TIMEOUT = timedelta(minutes=10)
 # The first process may choose a memory bank for hours while the others wait.
 PATIENCE = timedelta(hours=24)
 
+_LOST = "run the same command again; it goes on from its last checkpoint"
+# Many systems give their host name the address 127.0.1.1, at which no other machine finds them.
+_UNREACHED = (
+    "machines find each other by the address of their host name; where that is not the one to use, "
+    "set GLOO_SOCKET_IFNAME to the network interface, such as eth0"
+)
+
 
 class PeerLost(WorkerError):
     """Another process of the run has ended or does not answer."""
@@ -65,7 +72,7 @@ class Processes:
         Raises:
             PeerLost: they do not come.
         """
-        with _peers_expected(every=True):
+        with _peers_expected(every=True, hint=_UNREACHED):
             dist.init_process_group(
                 "gloo", rank=self.rank, world_size=self.count, timeout=UPDATE_TIMEOUT
             )
@@ -259,7 +266,7 @@ def peers_expected() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _peers_expected(*, every: bool) -> Iterator[None]:
+def _peers_expected(*, every: bool, hint: str = _LOST) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -269,5 +276,5 @@ def _peers_expected(*, every: bool) -> Iterator[None]:
             raise
         raise PeerLost(
             "another process of this run has ended or does not answer",
-            hint="run the same command again; it goes on from its last checkpoint",
+            hint=hint,
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -42,6 +43,8 @@ class SharedGradients:
         if self._processes.is_alone:
             return
         self._wrapped = None  # the hooks of the one before go first
+        # Of a 1x1 kernel both memory formats are the same bytes under different strides.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         with peers_expected():
             self._wrapped = nn.parallel.DistributedDataParallel(
                 _Participants(self._run, parameters),

@@ -12,7 +12,8 @@ from conftest import invoke_det
 from detector.checkpoint import CHECKPOINT_NAME
 from detector.model import load_model
 from detector.training_log import TRAINING_CSV, read_training_csv
-from reference.torchrun import FAULTY_FIT, finish, own_lines, start
+from reference.machines import Machines, need_namespaces
+from reference.torchrun import FAULTY_FIT, finish, own_lines, start, start_on
 
 OPTIONS = (
     "--updates", "6", "--batch", "4", "--frozen-start", "2", "--coreset", "0.05", "--train-bn",
@@ -50,6 +51,27 @@ def test_two_processes_fit_one_model_and_answer_once(built, category_name, tmp_p
     invoke_det(*same, "--out", tmp_path / "one")
     assert losses(folder) == pytest.approx(losses(tmp_path / "one" / category_name), abs=1e-3)
     assert "nothing to do" in invoke_det(*same, "--out", tmp_path).output
+
+
+@pytest.mark.slow
+def test_two_machines_fit_one_model(built, category_name, tmp_path):
+    need_namespaces()
+    fit = ("-m", "detector.cli", "fit", built, "--out", tmp_path / "out", *OPTIONS)
+    (tmp_path / "out").mkdir()
+    with Machines(["first", "second"]) as machines:
+        # The second machine has another folder of that name, which stays empty.
+        started = [
+            start_on(machines, name, *fit, hidden=tmp_path / "out") for name in machines.names
+        ]
+        said = [finish(process) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert not said[1][0] and not own_lines(said[1][1])
+    assert "Grad strides" not in said[0][1]
+    model = load_model(tmp_path / "out" / category_name)
+    assert model.processes == 2
+    invoke_det("fit", built, "--virtual-batches", 2, *OPTIONS, "--out", tmp_path / "one")
+    expected = losses(tmp_path / "one" / category_name)
+    assert losses(tmp_path / "out" / category_name) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow

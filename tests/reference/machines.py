@@ -31,7 +31,7 @@ class Machines:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._names = list(names)
+        self.names = list(names)
         self._tag = f"{os.getpid() % 100_000}"
         self._bridge = f"cwb{self._tag}"
         self._net = f"10.231.{os.getpid() % 250}"
@@ -42,7 +42,7 @@ class Machines:
             _ip("link", "add", self._bridge, "type", "bridge")
             _ip("addr", "add", f"{self.own_address}/24", "dev", self._bridge)
             _ip("link", "set", self._bridge, "up")
-            for number, name in enumerate(self._names):
+            for number, name in enumerate(self.names):
                 space, outer, inner = self._space(name), *self._ends(number)
                 _ip("netns", "add", space)
                 _ip("link", "add", outer, "type", "veth", "peer", "name", inner)
@@ -58,13 +58,17 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, name in enumerate(self._names):
+        for number, name in enumerate(self.names):
             _ip("netns", "del", self._space(name), check=False)
             _ip("link", "del", self._ends(number)[0], check=False)
         _ip("link", "del", self._bridge, check=False)
 
     def address(self, name: str) -> str:
-        return f"{self._net}.{10 + self._names.index(name)}"
+        return f"{self._net}.{10 + self.names.index(name)}"
+
+    def interface(self, name: str) -> str:
+        """The network interface with the machine's address."""
+        return self._ends(self.names.index(name))[1]
 
     def enter(self, name: str, *, hidden: Sequence[Path] = ()) -> list[str]:
         """Words before a command that is to run there, where some folders are empty."""

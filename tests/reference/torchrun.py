@@ -9,6 +9,8 @@ from pathlib import Path
 
 from conftest import REPO
 
+from reference.machines import Machines
+
 
 def start(*program: object, processes: int = 2, **environment: str) -> subprocess.Popen:
     """torchrun on a free port, one thread per process."""
@@ -18,6 +20,24 @@ def start(*program: object, processes: int = 2, **environment: str) -> subproces
         "--rdzv-endpoint", "localhost:0", *map(str, program),
     ]  # fmt: skip
     return _popen(command, environment)
+
+
+def start_on(machines: Machines, name: str, *program: object, hidden: Path) -> subprocess.Popen:
+    """torchrun with one process on one of several machines; the first holds the rendezvous.
+
+    Args:
+        hidden: a folder that the other machines have empty.
+    """
+    first = machines.names[0]
+    command = [
+        *machines.enter(name, hidden=[hidden] if name != first else []),
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(machines.names)),
+        "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", f"{machines.address(first)}:29500",
+        "--rdzv-conf", f"is_host={int(name == first)}", "--local-addr", machines.address(name),
+        *map(str, program),
+    ]  # fmt: skip
+    return _popen(command, {"GLOO_SOCKET_IFNAME": machines.interface(name)})
 
 
 def run_without_agent(*program: object, processes: int = 2) -> list[tuple[int, str, str]]:
