@@ -161,7 +161,7 @@ def test_leaving_own_patches_out_stands_for_five_fold_refits():
 def test_training_scores_are_computed_once_and_release_the_features():
     detector = fitted(make_images(4))
     first = detector.training_scores()
-    assert detector._training is None
+    assert detector._source is None
     assert detector.training_scores() is first
     detector.fit(batches(make_images(6)))
     assert len(detector.training_scores()[0]) == 6

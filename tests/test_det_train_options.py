@@ -122,7 +122,8 @@ def test_sampler_and_config_must_agree(network, tmp_path, change, named):
 
 @pytest.mark.parametrize("freeze_bn", [False, True])
 def test_the_average_equals_the_literal_one(network, tmp_path, freeze_bn):
-    config = dataclasses.replace(SMALL, jitter=0.0, ema=0.25, freeze_bn=freeze_bn)
+    # At a higher rate the last bits, which differ between processors, grow a hundredfold.
+    config = dataclasses.replace(SMALL, jitter=0.0, ema=0.25, freeze_bn=freeze_bn, lr=0.01)
     trained = fit(network, config, tmp_path).module.state_dict()
     module, _, averages = fit_literally(
         network,
@@ -137,7 +138,7 @@ def test_the_average_equals_the_literal_one(network, tmp_path, freeze_bn):
         error = (trained[name] - average).abs().max()
         # Measured against what averaging does, so that the last weights could not pass for it.
         change = (last[name] - average).abs().max()
-        assert error <= 0.05 * change + 1e-6, name
+        assert error <= 0.02 * change + 1e-6, name
         moved += int(change > 1e-4)
     assert moved > 10
     if freeze_bn:

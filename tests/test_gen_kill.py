@@ -156,8 +156,10 @@ def test_readers_see_nothing_or_a_whole_set(shop, tmp_path, name, times):
 )
 def test_two_at_once_one_wins(shop, tmp_path, name, times):
     writer = WRITERS[name]
-    refused = 0
-    for number in range(times):
+    refused, number = 0, 0
+    # Where a run is quick and there are few, more of them until two have met.
+    while number < times or (refused == 0 and number < 10):
+        number += 1
         out = writer.prepare(shop.world, tmp_path / str(number))
         command = writer.command(shop.world, out)
         runs = shop.server.run_together([{"command": command}, {"command": command}])
@@ -170,7 +172,7 @@ def test_two_at_once_one_wins(shop, tmp_path, name, times):
                 assert run.output.count("\n") == 1, run.output
         assert any(run.code == 0 for run in runs)
         shop.check_is_as_undisturbed(writer, out)
-    print(f"{name}: {refused} of {times} times the second was told that another run is writing")
+    print(f"{name}: {refused} of {number} times the second was told that another run is writing")
     assert refused > 0
 
 
