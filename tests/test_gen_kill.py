@@ -148,7 +148,7 @@ def test_readers_see_nothing_or_a_whole_set(shop, tmp_path, name, times):
 
 @pytest.mark.parametrize(
     ("name", "times"),
-    [("build", 2)]
+    [("build with saliency", 2)]
     + [
         pytest.param(name, 20, marks=pytest.mark.slow)
         for name in ("build", "build --overwrite", "build --add", "replay", "merge", "pull")
