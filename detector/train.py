@@ -7,11 +7,8 @@ on one machine with one number of threads.
 
 from __future__ import annotations
 
-import contextlib
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,37 +17,18 @@ import numpy as np
 import torch
 
 from detector.activation_cache import ActivationCache
-from detector.checkpoint import (
-    Checkpoint,
-    checkpoint_from_bytes,
-    checkpoint_to_bytes,
-    read_checkpoint,
-    remove_checkpoint,
-    write_checkpoint,
-)
-from detector.prefetch import Prefetch
-from detector.processes import ALONE, PeerLost, Processes
-from detector.stop_signals import ignore_stops
+from detector.processes import ALONE, Processes
 from detector.train_config import TrainConfig
-from detector.trainee import Diverged, Trainee
+from detector.trainee import Trainee
 from detector.training_batch import TrainingBatch
 from detector.training_log import TRAINING_CSV as TRAINING_CSV
-from detector.training_log import (
-    append_training_csv,
-    log_columns,
-    write_training_csv,
-)
+from detector.training_log import log_columns
 from detector.training_log import read_training_csv as read_training_csv
-from detector.training_run import (
-    Batches,
-    describe_activations,
-    describe_run,
-    environment,
-    warn_of_drift,
-)
+from detector.training_loop import Course, deterministic_cudnn, run_updates
+from detector.training_run import Batches, describe_activations, describe_run
 from detector.virtual_batches import check_virtual_batches
 from manifests.errors import ConfigError
-from manifests.weights import Network, state_digest
+from manifests.weights import Network
 
 Progress = Callable[[int, int, float, float], None]  # updates done, of how many, loss, accuracy
 
@@ -140,69 +118,32 @@ def train_extractor(
         cache = ActivationCache() if cache is None else cache  # an empty one is false
         cache.claim(describe_activations(network, sampler, config, device))
         look_up = _look_up(cache, trainee, sampler, config, processes)
-    run = describe_run(network, sampler, config)
-    surroundings = environment(device, processes)
-    saved = _read_together(folder, run, processes)
-    columns = log_columns(sampler.labels, loss=config.loss)
-    log = np.empty((0, len(columns)))
-    if saved is not None:
-        log = trainee.restore(saved, folder, rows=(saved.update, log.shape[1]))
-        warn_of_drift(saved, surroundings)
-    processes.need_same("the weights to start from", trainee.digest)
-    if processes.is_first:
-        write_training_csv(folder / TRAINING_CSV, columns, log)
-    # What a checkpoint would hold now. It is replaced in one assignment after a whole update, so an
-    # interrupt in the middle of one finds the state before it, and not something half-way.
-    moment = Checkpoint(run, len(log), surroundings, trainee.tensors(log))
-    n_written = moment.update
-    try:
-        keys = range(moment.update, config.updates)
-        reader = _reader(sampler, config, processes)
-        with _deterministic_cudnn(), Prefetch(reader, keys) as batches:
-            started = time.perf_counter()
-            for update, batch in zip(keys, batches, strict=True):
-                activations = None if look_up is None else look_up(batch.rows)
-                row = trainee.update(update, batch, activations=activations)
-                now = time.perf_counter()
-                log = np.vstack([log, [*row, now - started]])
-                started = now
-                moment = replace(moment, update=update + 1, tensors=trainee.tensors(log))
-                if processes.is_first:
-                    append_training_csv(folder / TRAINING_CSV, log[-1])
-                if moment.update % config.checkpoint_every == 0 or moment.update == config.updates:
-                    # Before it is written, so that what is gone on from is what all had.
-                    processes.need_same(f"the weights after update {moment.update}", trainee.digest)
-                    if processes.is_first:
-                        write_checkpoint(folder, moment)
-                    n_written = moment.update
-                elif moment.update == config.frozen_start:
-                    processes.need_same("the weights after the frozen start", trainee.digest)
-                if progress is not None:
-                    progress(moment.update, config.updates, row[2], row[3])
-        trained = trainee.finish()
-        processes.need_same("the trained network", lambda: state_digest(trained.module))
-    except (KeyboardInterrupt, PeerLost):
-        if not processes.is_alone:
-            ignore_stops()
-        if processes.is_first and moment.update > n_written:
-            write_checkpoint(folder, moment)
-        raise
-    except Diverged:
-        # The same options would end here again, so there is nothing worth going on from, and other
-        # options must not find a checkpoint that is not theirs.
-        if processes.is_first:
-            remove_checkpoint(folder)
-        raise
-    return trained
 
+    def step(update: int, batch: TrainingBatch) -> list[float]:
+        activations = None if look_up is None else look_up(batch.rows)
+        return trainee.update(update, batch, activations=activations)
 
-def _read_together(folder: Path, run: dict[str, object], processes: Processes) -> Checkpoint | None:
-    """The checkpoint that the first process finds, on all of them."""
-    saved = read_checkpoint(folder, run=run) if processes.is_first else None
-    if processes.is_alone:
-        return saved
-    data = processes.hear_bytes(b"" if saved is None else checkpoint_to_bytes(saved))
-    return checkpoint_from_bytes(data) if data else None
+    def tell(done: int, total: int, row: Sequence[float]) -> None:
+        if progress is not None:
+            progress(done, total, row[2], row[3])
+
+    with deterministic_cudnn():
+        return run_updates(
+            trainee,
+            step,
+            _reader(sampler, config, processes),
+            course=Course(
+                run=describe_run(network, sampler, config),
+                columns=log_columns(sampler.labels, loss=config.loss),
+                updates=config.updates,
+                checkpoint_every=config.checkpoint_every,
+                milestones={config.frozen_start: "the weights after the frozen start"},
+            ),
+            folder=folder,
+            device=device,
+            progress=tell,
+            processes=processes,
+        )
 
 
 def _need_agreement(sampler: Batches, config: TrainConfig) -> None:
@@ -258,7 +199,7 @@ def _look_up(
     def compute(row: int) -> torch.Tensor:
         return trainee.activation(sampler.image(row), row)
 
-    with _deterministic_cudnn():
+    with deterministic_cudnn():
         cache.reserve(
             sampler.rows,
             n_most=config.updates * sum(sampler.counts) // processes.count,
@@ -266,15 +207,3 @@ def _look_up(
             n_caches=processes.count_here,
         )
     return partial(cache.take, compute=compute)
-
-
-@contextlib.contextmanager
-def _deterministic_cudnn() -> Iterator[None]:
-    """cuDNN with repeatable algorithms while training, then as it was."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detector.batch_tally import BatchTally
 from detector.checkpoint import Checkpoint, tensors_digest
+from detector.diverged import diverged
 from detector.frozen_prefix import PROBE_PX, FrozenPrefix, frozen_modules, probe
 from detector.jitter import colour_jitter
 from detector.objective import Objective
@@ -26,10 +27,6 @@ from detector.weight_average import WeightAverage
 from manifests.devices import images_on
 from manifests.errors import ModelError
 from manifests.weights import Network, autocast, state_digest
-
-
-class Diverged(ModelError):
-    """A training whose loss or weights are no longer finite."""
 
 
 class Trainee:
@@ -144,7 +141,7 @@ class Trainee:
         tally.share(self._processes)
         value = tally.loss(config.virtual_batches)
         if not np.isfinite(value):
-            raise _diverged(update + 1, config, f"the loss is {value}")
+            raise diverged(update + 1, config, f"the loss is {value}")
         self._optimiser.step()
         if self._average is not None and not is_frozen:
             self._average.follow(update - config.frozen_start)
@@ -317,12 +314,16 @@ class Trainee:
             Diverged: a weight is not finite.
         """
         if not all(torch.isfinite(tensor).all() for tensor in self.module.state_dict().values()):
-            raise _diverged(self._config.updates, self._config, "a weight is not finite")
+            raise diverged(self._config.updates, self._config, "a weight is not finite")
         if self._average is not None:
             self._average.apply()
         self.module.eval().requires_grad_(False)
         self.module.zero_grad(set_to_none=True)
         return replace(self._network, module=self.module, digest=state_digest(self.module))
+
+    def result_digest(self, result: Network) -> str:
+        """SHA-256 of a trained network's weights."""
+        return state_digest(result.module)
 
     def _parts(self) -> dict[str, torch.nn.Module]:
         return {"module": self.module, **self.heads}
@@ -352,10 +353,3 @@ class Trainee:
 
 def _is_batch_norm(module: torch.nn.Module) -> bool:
     return isinstance(module, _BatchNorm)
-
-
-def _diverged(update: int, config: TrainConfig, what: str) -> Diverged:
-    return Diverged(
-        f"training diverged at update {update} of {config.updates}: {what}",
-        hint=f"pass a lower --lr (it was {config.lr:g})",
-    )

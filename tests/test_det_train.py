@@ -11,9 +11,10 @@ import torch
 
 from detector import trainee as trainee_module
 from detector.checkpoint import CHECKPOINT_NAME
+from detector.diverged import Diverged
 from detector.train import TRAINING_CSV, read_training_csv, train_extractor
 from detector.train_config import TrainConfig
-from detector.trainee import Diverged, Trainee
+from detector.trainee import Trainee
 from manifests.errors import ConfigError, ModelError, OutputError
 from manifests.weights import load_network, state_digest
 from reference.small_training import (

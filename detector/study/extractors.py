@@ -11,10 +11,10 @@ from pathlib import Path
 
 from detector.activation_cache import ActivationCache
 from detector.checkpoint import CHECKPOINT_NAME, remove_checkpoint
+from detector.diverged import Diverged
 from detector.fit_steps import TrainedNetwork, train_network
 from detector.study.cells import Cell
 from detector.study.locks import waiting_lock
-from detector.trainee import Diverged
 from manifests.atomic import write_atomic
 from manifests.errors import CutswapError, ModelError
 from manifests.negative_set import NegativeSet
