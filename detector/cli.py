@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, inspect, verify, score, eval, compare."""
+"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from manifests.progress import Progress, progress_maker
 
 _SECTIONS = {
     "Make": ("fit",),
-    "Look": ("inspect", "verify"),
+    "Look": ("detectors", "inspect", "verify"),
     "Judge": ("score", "eval", "compare"),
 }
 
@@ -65,6 +65,7 @@ def fit(context: click.Context, **options) -> None:
     cutswap-det fit shards --out models
     cutswap-det fit shards --out untuned --updates 0 --coreset 0.001
     cutswap-det fit shards --out gaussian --detector gaussian
+    cutswap-det fit shards --out guided --detector guided-seg
     """
     common.apply_preset(context, options, PRESETS)
     from detector.describe import describe_fit
@@ -263,7 +264,12 @@ def eval_(
         click.echo(f"pictures and scores in {out}")
 
 
-for _command in (model_commands.inspect, model_commands.verify, study_commands.compare):
+for _command in (
+    model_commands.detectors,
+    model_commands.inspect,
+    model_commands.verify,
+    study_commands.compare,
+):
     main.add_command(_command)
 
 

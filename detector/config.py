@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, fields
 
 from detector.memory_budget import DEFAULT_BYTES, check_budget
+from detector.schedules import IDLE
 from detector.train_config import TrainConfig
 from manifests.errors import ConfigError
-
-if TYPE_CHECKING:
-    from detector.detectors import GaussianConfig, PatchCoreConfig
 
 # Detector -> the fields of FitConfig that only it uses, and their options.
 DETECTOR_OPTIONS: dict[str, dict[str, str]] = {
@@ -21,36 +18,27 @@ DETECTOR_OPTIONS: dict[str, dict[str, str]] = {
         "projection_dim": "--projection-dim",
         "reweight": "--reweight",
         "with_untuned": "--with-untuned",
+        "memory_budget": "--memory-budget",
     },
-    "gaussian": {},
+    "gaussian": {"memory_budget": "--memory-budget"},
+    "guided-seg": {
+        "guidance": "--guidance",
+        "references": "--references",
+        "width": "--width",
+    },
 }
 DEFAULT_DETECTOR = "patchcore"
-
-# What a schedule fixes; anything the user types wins over it. See docs/results.md for the evidence.
-SCHEDULES: dict[str, dict] = {
-    "gentle": {
-        "updates": 128,
-        "lr": 0.01,
-        "freeze_bn": True,
-        "frozen_start": 10,
-        "freeze_stages": 2,
-        "head_stage": 3,
-        "loss": "both",
-    },
-    "paper": {
-        "updates": 256,
-        "lr": 0.03,
-        "freeze_bn": False,
-        "frozen_start": 20,
-        "freeze_stages": 0,
-        "head_stage": None,
-        "loss": "image",
-    },
-}
-DEFAULT_SCHEDULE = "gentle"
+# Detectors that are trained themselves -> the fields that shape what is trained, beside the
+# schedule. The training of all others ends with an extractor, which is the same for any of them.
+TRAINED_WITH: dict[str, tuple[str, ...]] = {"guided-seg": ("guidance", "width")}
 
 # Fields that models made before them lack, with what held then.
-_LATER: dict[str, object] = {"memory_budget": DEFAULT_BYTES}
+_LATER: dict[str, object] = {
+    "memory_budget": DEFAULT_BYTES,
+    "guidance": True,
+    "references": 128,
+    "width": None,
+}
 _NEVER = object()
 
 
@@ -61,7 +49,7 @@ class FitConfig:
     Attributes:
         network: extractor architecture (see `manifests.weights.load_network`).
         train: the training schedule; `train.updates == 0` leaves the extractor untuned.
-        detector: "patchcore" or "gaussian".
+        detector: "patchcore", "gaussian" or "guided-seg".
         stages: stages whose features make the bank; stage s has stride 2^(s+1). PatchCore only,
             as all of the next five.
         coreset_ratio: share of all patch features kept in the bank.
@@ -70,6 +58,10 @@ class FitConfig:
         reweight: PatchCore's neighbourhood reweighting of the image score.
         with_untuned: compare the features of the tuned and of the untuned extractor side by side,
             which takes twice the time and memory.
+        guidance: whether a similar normal image guides the segmentation. `guided-seg` only, as the
+            next two.
+        references: normal images that a model keeps to be guided by, at most.
+        width: channels of the decoder's finest features; None for the detector's own number.
         sigma_px: Gaussian blur of the score map at 256 px.
         false_alarm_rate: share of good parts that may exceed the thresholds.
         precision: of the feature pass.
@@ -93,6 +85,9 @@ class FitConfig:
     projection_dim: int = 384
     reweight: bool = False
     with_untuned: bool = False
+    guidance: bool = True
+    references: int = 128
+    width: int | None = None
     sigma_px: float = 4.0
     false_alarm_rate: float = 0.01
     precision: str = "fp32"
@@ -122,6 +117,11 @@ class FitConfig:
         # A stranger's model names it too, and it is what scoring takes memory for.
         need(1 <= self.batch <= 1024, "--batch-images", self.batch, "1 to 1024")
         check_budget(self.memory_budget)
+        need(2 <= self.references <= 65536, "--references", self.references, "2 to 65536")
+        width = self.width
+        # A stranger's model names it too, and memory is taken for what it asks.
+        need(width is None or 4 <= width <= 128, "--width", width, "4 to 128")
+        self._check_schedule()
         if self.with_untuned and self.train.updates == 0:
             raise ConfigError(
                 "--with-untuned cannot be used without training",
@@ -138,15 +138,31 @@ class FitConfig:
                 hint=f"pass --freeze-stages {deepest}, or --updates 0 for the untuned extractor",
             )
 
-    def detector_config(self) -> PatchCoreConfig | GaussianConfig:
+    @property
+    def needs_untuned(self) -> bool:
+        """Whether the detector looks with the network as it was before training, too."""
+        is_guided = "guidance" in DETECTOR_OPTIONS[self.detector] and self.guidance
+        return self.with_untuned or is_guided
+
+    def _check_schedule(self) -> None:
+        """Refuses what a detector's training makes no use of."""
+        plain = TrainConfig()
+        for name, option in IDLE[self.detector].items():
+            if getattr(self.train, name) != getattr(plain, name):
+                refuse_idle(self.detector, option)
+        if IDLE[self.detector] and self.train.updates == 0:
+            raise ConfigError(
+                f"the detector {self.detector} has to be trained",
+                expected="--updates 1 or more",
+                got="--updates 0",
+            )
+
+    def detector_config(self) -> object:
         """The part that the detector itself needs."""
         from detector.detectors import CONFIGS
 
-        names = {*DETECTOR_OPTIONS[self.detector], "sigma_px", "seed", "precision", "batch"}
-        names |= {"memory_budget"}
-        # Whether both networks are looked at is settled by giving the detector one or two.
-        names -= {"with_untuned"}
-        return CONFIGS[self.detector](**{name: getattr(self, name) for name in sorted(names)})
+        kind = CONFIGS[self.detector]
+        return kind(**{entry.name: getattr(self, entry.name) for entry in fields(kind)})
 
     def to_json(self) -> dict:
         """Plain JSON types, read back by `from_json`.
@@ -182,6 +198,10 @@ def refuse_option_of_another(detector: str, name: str) -> None:
             )
 
 
-def scheduled(base: TrainConfig, schedule: str) -> TrainConfig:
-    """`base` with what the named schedule fixes."""
-    return replace(base, **SCHEDULES[schedule])
+def refuse_idle(detector: str, option: str) -> None:
+    """Raises ConfigError: an option of a training that this detector does not have."""
+    raise ConfigError(
+        f"{option} means nothing to the training of {detector}",
+        got=f"--detector {detector}",
+        hint=f"leave {option} out",
+    )

@@ -26,10 +26,10 @@ def describe_fit(summary: FitSummary) -> list[str]:
         return [f"{summary.folder}: already fitted with these options, nothing to do", digest]
     tuned = "untuned extractor"
     if summary.updates:
-        tuned = (
-            f"{summary.updates} updates in {duration(summary.train_seconds)}, "
-            f"last accuracy {summary.last_accuracy:.3f}"
-        )
+        last = f"last loss {summary.last_loss:.4f}"
+        if summary.last_accuracy is not None:
+            last = f"last accuracy {summary.last_accuracy:.3f}"
+        tuned = f"{summary.updates} updates in {duration(summary.train_seconds)}, {last}"
     covered = ""
     if summary.covering_radius is not None:
         blocks = f", chosen in {summary.blocks} blocks" if summary.blocks > 1 else ""

@@ -14,13 +14,12 @@ import click
 
 from detector.config import (
     DEFAULT_DETECTOR,
-    DEFAULT_SCHEDULE,
     DETECTOR_OPTIONS,
-    SCHEDULES,
     FitConfig,
+    refuse_idle,
     refuse_option_of_another,
-    scheduled,
 )
+from detector.schedules import DEFAULT_SCHEDULE, IDLE, NAMES, scheduled
 from detector.train_config import LOSSES, TrainConfig
 from manifests.option_types import BytesType, ListType
 
@@ -65,6 +64,7 @@ PRESETS: dict[str, dict] = {
         "schedule": "paper",
         "coreset": 0.001,
         "projection_dim": 128,
+        "width": 64,
     },
 }
 
@@ -83,11 +83,11 @@ _OPTIONS = (
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="paper: ResNet18, its schedule, coreset 0.001 sought in 128 dimensions.",
+        help="paper: ResNet18, its schedule and sizes, coreset 0.001 sought in 128 dimensions.",
     ),
     click.option(
         "--schedule",
-        type=click.Choice(list(SCHEDULES)),
+        type=click.Choice(NAMES),
         help="Training schedule; single options below win over it.  [default: gentle]",
     ),
     click.option(
@@ -112,7 +112,9 @@ _OPTIONS = (
         help="Keep the stem and the stages below this one as they are.  [default: of the schedule]",
     ),
     click.option(
-        "--batch", default=32, show_default=True, help="Normals, and as many of each kind."
+        "--batch",
+        type=click.IntRange(min=1),
+        help="Normals per update; negatives come with them.  [default: of the schedule]",
     ),
     click.option(
         "--virtual-batches",
@@ -155,7 +157,7 @@ _OPTIONS = (
         "--freeze-stages.",
     ),
     click.option("--momentum", default=0.9, show_default=True, help="SGD momentum."),
-    click.option("--weight-decay", default=3e-5, show_default=True, help="SGD weight decay."),
+    click.option("--weight-decay", type=float, help="Weight decay.  [default: of the schedule]"),
     click.option(
         "--jitter", default=0.1, show_default=True, help="Colour jitter, all classes alike."
     ),
@@ -181,7 +183,8 @@ _OPTIONS = (
         type=click.Choice(list(DETECTOR_OPTIONS)),
         default=DEFAULT_DETECTOR,
         show_default=True,
-        help="patchcore: nearest normal patch; gaussian: CutPaste's density of whole images.",
+        help="patchcore: nearest normal patch; gaussian: CutPaste's density of whole images; "
+        "guided-seg: SGSF's segmentation guided by a similar normal image.",
     ),
     click.option(
         "--stages",
@@ -205,6 +208,23 @@ _OPTIONS = (
         "--with-untuned",
         is_flag=True,
         help="Compare the untuned extractor's features as well; twice the time and memory.",
+    ),
+    click.option(
+        "--guidance/--no-guidance",
+        default=True,
+        show_default=True,
+        help="Whether a similar normal image guides the segmentation.",
+    ),
+    click.option(
+        "--references",
+        default=128,
+        show_default=True,
+        help="Normal images that the model keeps as guides, at most; their pixels go with it.",
+    ),
+    click.option(
+        "--width",
+        type=click.IntRange(min=4),
+        help="Channels of a decoder's finest features.  [default: of the detector]",
     ),
     click.option(
         "--sigma", default=4.0, show_default=True, help="Blur of the map in px at 256 px."
@@ -249,13 +269,12 @@ def fit_config(
     precision = options["precision"]
     if precision == "auto":
         precision = "bf16" if has_fast_bf16(device) else "fp32"
-    train = scheduled(TrainConfig(), options["schedule"] or DEFAULT_SCHEDULE)
+    detector = options["detector"]
+    train = scheduled(TrainConfig(), options["schedule"] or DEFAULT_SCHEDULE, detector=detector)
     train = replace(train, **_typed_over(train, options))
     train = replace(
         train,
-        batch=options["batch"],
         momentum=options["momentum"],
-        weight_decay=options["weight_decay"],
         jitter=options["jitter"],
         checkpoint_every=options["checkpoint_every"],
         precision=precision,
@@ -269,26 +288,28 @@ def fit_config(
         virtual_batches=options["virtual_batches"] or (n_processes if train.updates else 1),
     )
     # A preset's values for another detector do not count: nobody typed them.
-    own = DETECTOR_OPTIONS[options["detector"]]
+    own = DETECTOR_OPTIONS[detector]
     values = {name: options[_parameter(option)] for name, option in own.items()}
     return FitConfig(
         network=options["network"],
         train=train,
-        detector=options["detector"],
+        detector=detector,
         sigma_px=options["sigma"],
         false_alarm_rate=options["false_alarm_rate"],
         precision=options["feature_precision"],
         batch=options["batch_images"],
         seed=options["seed"],
-        memory_budget=options["memory_budget"],
         **values,
     )
 
 
 def _typed_over(schedule: TrainConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """What replaces a schedule's values: what was typed, and what follows from it."""
-    names = ("updates", "lr", "freeze_bn", "frozen_start", "freeze_stages", "loss")
+    names = ("updates", "batch", "lr", "weight_decay", "freeze_bn", "frozen_start")
+    names += ("freeze_stages", "loss")
     values = {name: options[name] for name in names if options[name] is not None}
+    if "head_stage" in IDLE[options["detector"]]:
+        return values
     stage = options["head_stage"]
     if stage is not None:
         return values | {"head_stage": None if stage == "end" else stage}
@@ -305,11 +326,17 @@ def _typed_over(schedule: TrainConfig, options: Mapping[str, Any]) -> dict[str, 
 
 
 def _refuse_typed_options_of_others(context: click.Context, detector: str) -> None:
+    def is_typed(option: str) -> bool:
+        source = context.get_parameter_source(_parameter(option))
+        return source is click.core.ParameterSource.COMMANDLINE
+
     for owner, options in DETECTOR_OPTIONS.items():
         for name, option in options.items() if owner != detector else ():
-            source = context.get_parameter_source(_parameter(option))
-            if source is click.core.ParameterSource.COMMANDLINE:
+            if is_typed(option):
                 refuse_option_of_another(detector, name)
+    for option in IDLE[detector].values():
+        if is_typed(option):
+            refuse_idle(detector, option)
 
 
 def _parameter(option: str) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from detector.activation_cache import ActivationCache
 from detector.config import FitConfig
-from detector.dataset import TripletSampler
+from detector.dataset import TripletSampler, kinds_of
 from detector.detectors import DETECTORS, Detector
+from detector.detectors.base import Tensors
 from detector.detectors.patchcore import PatchCore
+from detector.guided.training import NEGATIVES_PER_NORMAL, train_guided
 from detector.normal_images import NormalImages
 from detector.processes import ALONE, Processes
 from detector.shared_bank import fit_bank_together
 from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV, train_extractor
 from detector.training_log import read_training_csv
+from manifests.errors import ConfigError
 from manifests.images import Geometry
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker, quiet_progress
@@ -27,12 +31,18 @@ from manifests.weights import Network
 
 @dataclass(frozen=True, eq=False)
 class TrainedNetwork:
-    """An extractor and how it came about; without updates, the one that was given."""
+    """A network and how it came about; without updates, the one that was given.
+
+    Attributes:
+        learned: what else was trained, by name, where the detector is trained itself.
+        last: the last row of the training's log.
+    """
 
     network: Network
-    last_accuracy: float
-    seconds: float
-    warnings: tuple[str, ...]
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    learned: Tensors = field(default_factory=dict)
+    last: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_network(
@@ -46,38 +56,50 @@ def train_network(
     cache: ActivationCache | None = None,
     processes: Processes = ALONE,
 ) -> TrainedNetwork:
-    """Trains the extractor as `config.train` says; checkpoints and log go to `folder`.
+    """Trains what the config's detector needs trained; checkpoints and log go to `folder`.
 
     Args:
         cache: activations to share with other trainings, where `config.train.cache_activations`.
-        processes: that train together; only the first one knows the last accuracy.
+        processes: that train together; only the first one knows the last row of the log.
 
     Raises:
+        ConfigError: several processes, and a detector that is trained by one.
         ModelError: the set lacks what training needs, or training diverged.
     """
     if config.train.updates == 0:
-        return TrainedNetwork(network, float("nan"), 0.0, ())
+        return TrainedNetwork(network)
     started = time.monotonic()
-    category = negative_set.manifest.category
-    sampler = TripletSampler(
+    train = TRAININGS[config.detector]
+    trained = train(
+        network,
         negative_set,
-        batch=config.train.batch,
-        seed=config.train.seed,
-        negatives=config.train.negatives,
-        shares=config.train.shares,
-        levels=config.train.levels,
+        config,
+        folder,
+        device=device,
+        make_progress=make_progress,
+        cache=cache,
+        processes=processes,
     )
-    warnings = []
-    if sampler.is_with_replacement:
-        warnings.append(
-            f"{category}: only {sampler.n_usable} normals for batches of {config.train.batch}; "
-            "they are drawn with replacement"
-        )
-    if sampler.n_skipped:
-        warnings.append(
-            f"{category}: {sampler.n_skipped} normals have no {' or no '.join(sampler.labels[1:])} "
-            "and are not trained on"
-        )
+    last: Mapping[str, float] = {}
+    if processes.is_first:
+        last = read_training_csv(folder / TRAINING_CSV)[-1]
+    return replace(trained, seconds=time.monotonic() - started, last=last)
+
+
+def _train_extractor(
+    network: Network,
+    negative_set: NegativeSet,
+    config: FitConfig,
+    folder: Path,
+    *,
+    device: str,
+    make_progress: ProgressMaker,
+    cache: ActivationCache | None,
+    processes: Processes,
+) -> TrainedNetwork:
+    """The extractor, trained to tell kinds of negatives, as PatchCore and the Gaussian need it."""
+    category = negative_set.manifest.category
+    sampler, warnings = _sampler(negative_set, config)
     progress = make_progress(f"train {category}", "updates")
     trained = train_extractor(
         network,
@@ -91,10 +113,89 @@ def train_network(
         ),
         processes=processes,
     )
-    last = float("nan")
-    if processes.is_first:
-        last = float(read_training_csv(folder / TRAINING_CSV)[-1]["accuracy"])
-    return TrainedNetwork(trained, last, time.monotonic() - started, tuple(warnings))
+    return TrainedNetwork(trained, warnings=warnings)
+
+
+def _train_guided(
+    network: Network,
+    negative_set: NegativeSet,
+    config: FitConfig,
+    folder: Path,
+    *,
+    device: str,
+    make_progress: ProgressMaker,
+    cache: ActivationCache | None,
+    processes: Processes,
+) -> TrainedNetwork:
+    """The segmentation network, its encoder among it, and what guides it."""
+    _need_one_process(config, processes)
+    category = negative_set.manifest.category
+    kinds = config.train.negatives or kinds_of(negative_set)
+    shares = config.train.shares or (NEGATIVES_PER_NORMAL / len(kinds),) * len(kinds)
+    sampler, warnings = _sampler(negative_set, config, shares=shares)
+    progress = make_progress(f"train {category}", "updates")
+    trained, learned = train_guided(
+        network,
+        negative_set,
+        sampler,
+        config.train,
+        is_guided=config.guidance,
+        width=config.width,
+        folder=folder,
+        device=device,
+        looking=make_progress(f"alike {category}", "images"),
+        progress=lambda update, total, row: progress(
+            update, total, f"loss {row[2]:.4f}  accuracy {row[3]:.3f}"
+        ),
+    )
+    return TrainedNetwork(trained, warnings=warnings, learned=learned)
+
+
+def _sampler(
+    negative_set: NegativeSet, config: FitConfig, *, shares: tuple[float, ...] = ()
+) -> tuple[TripletSampler, tuple[str, ...]]:
+    """Where training batches come from, and what is to be said of it.
+
+    Args:
+        shares: of each kind, where the config names none.
+    """
+    category = negative_set.manifest.category
+    sampler = TripletSampler(
+        negative_set,
+        batch=config.train.batch,
+        seed=config.train.seed,
+        negatives=config.train.negatives,
+        shares=config.train.shares or shares,
+        levels=config.train.levels,
+    )
+    warnings = []
+    if sampler.is_with_replacement:
+        warnings.append(
+            f"{category}: only {sampler.n_usable} normals for batches of {config.train.batch}; "
+            "they are drawn with replacement"
+        )
+    if sampler.n_skipped:
+        warnings.append(
+            f"{category}: {sampler.n_skipped} normals have no {' or no '.join(sampler.labels[1:])} "
+            "and are not trained on"
+        )
+    return sampler, tuple(warnings)
+
+
+def _need_one_process(config: FitConfig, processes: Processes) -> None:
+    if not processes.is_alone:
+        raise ConfigError(
+            f"the detector {config.detector} is trained by one process",
+            got=f"{processes.count} processes",
+            hint="run it without torchrun",
+        )
+
+
+TRAININGS: dict[str, Callable[..., TrainedNetwork]] = {
+    "patchcore": _train_extractor,
+    "gaussian": _train_extractor,
+    "guided-seg": _train_guided,
+}
 
 
 def make_detector(
@@ -103,11 +204,25 @@ def make_detector(
     geometry: Geometry,
     *,
     untuned: Network | None = None,
+    learned: Tensors | None = None,
     device: str = "cpu",
 ) -> Detector:
-    """The detector of a config, not fitted yet; `untuned` where `config.with_untuned`."""
+    """The detector of a config, not fitted yet.
+
+    Args:
+        network: as `train_network` gives it, and so `learned`.
+        geometry: canvas of all images.
+        untuned: the network before training, where `config.with_untuned`.
+    """
     kind = DETECTORS[config.detector]
-    return kind(network, geometry, config.detector_config(), untuned=untuned, device=device)
+    return kind(
+        network,
+        geometry,
+        config.detector_config(),
+        untuned=untuned,
+        learned=learned,
+        device=device,
+    )
 
 
 def fit_detector(

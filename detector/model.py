@@ -124,7 +124,7 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
         network = _network(config.network, folder / EXTRACTOR, device=device)
         _check_network(network, record.network_digest, folder / EXTRACTOR)
         untuned = None
-        if config.with_untuned:
+        if config.needs_untuned:
             untuned = _network(config.network, folder / UNTUNED, device=device)
             _check_network(untuned, record.initial_digest, folder / UNTUNED)
         detector = kind.from_state(

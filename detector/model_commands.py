@@ -1,15 +1,31 @@
-"""Commands of `cutswap-det` that look at models: what is in one, and whether it is whole."""
+"""Commands of `cutswap-det` that look: at what there is, at a model, and whether it is whole."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from detector.about import ABOUT
 from manifests import command_line as common
 from manifests.errors import ModelError
 from manifests.option_types import DIGEST
 from manifests.terminal import counted
+
+
+@click.command()
+@common.json_option
+def detectors(as_json: bool) -> None:
+    """List the detectors: what each does, what it learns from, where it comes from."""
+    if as_json:
+        click.echo(json.dumps({name: asdict(one) for name, one in ABOUT.items()}, indent=1))
+        return
+    for name, one in ABOUT.items():
+        click.echo(f"{name}: {one.line}")
+        click.echo(f"  {'needs':<7}{one.needs}")
+        click.echo(f"  {'paper':<7}{one.paper}")
 
 
 @click.command()

@@ -34,15 +34,26 @@ UNTUNED = "untuned.safetensors"
 STATE_FILES: dict[str, str] = {
     "patchcore": "bank.safetensors",
     "gaussian": "gaussian.safetensors",
+    "guided-seg": "guided.safetensors",
 }
+_OF_GUIDANCE = ("guidance/", "references/")
 # What such a file holds: the dtype of every tensor and its sides. A letter is the same number, of
-# at least 1, wherever it stands.
-STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+# at least 1, wherever it stands; a number is itself. A name that ends with /* stands for all
+# tensors of a module, at least one, of any sides; whether they are the module's is found where it
+# is loaded.
+STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
     "patchcore": {"features": ("F32", ("M", "D")), "image_index": ("I32", ("M",))},
     "gaussian": {
         "mean": ("F64", ("D",)),
         "precision": ("F64", ("D", "D")),
         "shrinkage": ("F64", ()),
+    },
+    "guided-seg": {
+        "segmenter/*": ("F32", None),
+        "guidance/*": ("F32", None),
+        "references/image": ("U8", ("R", "H", "W", "3")),
+        "references/canvas_box": ("I32", ("R", "4")),
+        "references/embedding": ("F32", ("R", "D")),
     },
 }
 TENSOR_FILES = (EXTRACTOR, UNTUNED, *STATE_FILES.values())
@@ -162,10 +173,18 @@ class ModelRecord:
         )
 
 
+def state_tensors(config: FitConfig) -> dict[str, tuple[str, tuple[str, ...] | None]]:
+    """What the detector's file of a model of this config holds; see `STATE_TENSORS`."""
+    wanted = STATE_TENSORS[config.detector]
+    if config.guidance:
+        return wanted
+    return {name: one for name, one in wanted.items() if not name.startswith(_OF_GUIDANCE)}
+
+
 def file_names(config: FitConfig) -> set[str]:
     """The files of tensors that a model of this config consists of."""
     names = {EXTRACTOR, STATE_FILES[config.detector]}
-    return names | {UNTUNED} if config.with_untuned else names
+    return names | {UNTUNED} if config.needs_untuned else names
 
 
 def write_record(folder: Path, record: ModelRecord) -> str:

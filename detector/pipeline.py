@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -40,6 +40,8 @@ from manifests.weights import load_network
 class FitSummary:
     """What a fit did. Durations in seconds; `learned` is the detector's own summary.
 
+    `last_accuracy` and `last_loss` are of the last update's batch; None where nothing was trained
+    now, or there is nothing of the kind.
     `covering_radius` and `covering_mean` say how far training patches are from their nearest bank
     entry, `blocks` in how many blocks it was chosen: None where nothing was fitted, or no bank.
     """
@@ -50,7 +52,8 @@ class FitSummary:
     is_unchanged: bool
     normals: int
     updates: int
-    last_accuracy: float
+    last_accuracy: float | None
+    last_loss: float | None
     detector: str
     learned: str
     image_threshold: float
@@ -128,7 +131,8 @@ def fit_model(
             config,
             training.network,
             negative_set.geometry,
-            untuned=network if config.with_untuned else None,
+            untuned=network if config.needs_untuned else None,
+            learned=training.learned,
             device=device,
         )
         scores = fit_detector(
@@ -166,7 +170,7 @@ def fit_model(
         folder,
         model,
         digest,
-        last_accuracy=training.last_accuracy,
+        last=training.last,
         train_seconds=training.seconds,
         started=started,
         warnings=tuple(warnings),
@@ -225,7 +229,7 @@ def _unchanged_or_refuse(
         folder,
         model,
         read_record(folder)[1],
-        last_accuracy=float("nan"),
+        last={},
         train_seconds=0.0,
         started=started,
         is_unchanged=True,
@@ -237,7 +241,7 @@ def _summary(
     model: Model,
     digest: str,
     *,
-    last_accuracy: float,
+    last: Mapping[str, float],
     train_seconds: float,
     started: float,
     warnings: tuple[str, ...] = (),
@@ -251,7 +255,8 @@ def _summary(
         is_unchanged=is_unchanged,
         normals=model.image_threshold.n,
         updates=model.config.train.updates,
-        last_accuracy=last_accuracy,
+        last_accuracy=last.get("accuracy"),
+        last_loss=last.get("loss"),
         detector=model.config.detector,
         learned=model.detector.summary(),
         image_threshold=model.image_threshold.value,

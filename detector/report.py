@@ -31,7 +31,9 @@ _COLUMNS = (
     ("pixel_ap", "", "AP"),
     ("pixel_f1_max", "", "F1-max"),
     ("aupro", "", "AUPRO"),
+    ("pixel_iou", "", "IoU"),
 )
+_OPTIONAL = ("pixel_iou",)  # a column only where a model has it
 _NONE = "—"
 
 
@@ -40,19 +42,24 @@ def results_table(rows: Sequence[Mapping[str, object]]) -> str:
 
     Args:
         rows: "category" and any of the metrics image_auroc, image_ap, image_f1_max, pixel_auroc,
-            pixel_ap, pixel_f1_max and aupro, each a float in 0..1 or None. None is shown as a dash
-            and left out of its mean.
+            pixel_ap, pixel_f1_max, aupro and pixel_iou, each a float in 0..1 or None. None is shown
+            as a dash and left out of its mean.
     """
-    lines = [(str(row["category"]), [row.get(key) for key, _, _ in _COLUMNS]) for row in rows]
+    chosen = [
+        column
+        for column in _COLUMNS
+        if column[0] not in _OPTIONAL or any(column[0] in row for row in rows)
+    ]
+    lines = [(str(row["category"]), [row.get(key) for key, _, _ in chosen]) for row in rows]
     if len(lines) > 1:
         columns = zip(*(values for _, values in lines), strict=True)
         lines.append(("mean", [_mean(column) for column in columns]))
     name_width = max(len("category"), *(len(name) for name, _ in lines), 0)
-    gaps = [4 if group else 2 for _, group, _ in _COLUMNS]
+    gaps = [4 if group else 2 for _, group, _ in chosen]
     above = " " * name_width + "".join(
-        " " * gap + f" {group:<5}" for gap, (_, group, _) in zip(gaps, _COLUMNS, strict=True)
+        " " * gap + f" {group:<5}" for gap, (_, group, _) in zip(gaps, chosen, strict=True)
     )
-    table = [above.rstrip(), _line("category", [head for _, _, head in _COLUMNS], gaps, name_width)]
+    table = [above.rstrip(), _line("category", [head for _, _, head in chosen], gaps, name_width)]
     rule = "─" * len(table[1])
     table.append(rule)
     for index, (name, values) in enumerate(lines):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detector.evaluate import Evaluation
+from detector.iou import mean_iou
 from detector.metrics import image_metrics, pixel_metrics
 from detector.model import Model
 from manifests.errors import OutputError
@@ -45,6 +46,14 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
         evaluation.masks[known],
         None if evaluation.valid.all() else evaluation.valid[known],
     )
+    # Only maps of known bounds can be cut at a half.
+    iou: dict[str, float | None] = {}
+    if model.detector.is_bounded:
+        iou["pixel_iou"] = mean_iou(
+            evaluation.maps[known],
+            evaluation.masks[known],
+            None if evaluation.valid.all() else evaluation.valid[known],
+        )
     is_flagged = evaluation.scores > model.image_threshold.value
     good, bad = ~evaluation.labels, evaluation.labels
     notes = []
@@ -76,7 +85,8 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
             "pixel_ap": pixel.ap,
             "pixel_f1_max": pixel.f1_max,
             "aupro": pixel.aupro,
-        },
+        }
+        | iou,
         counts={
             "good": int(good.sum()),
             "defective": int(bad.sum()),

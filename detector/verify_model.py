@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from detector.model_folder import MODEL, digest_problems, read_record_bytes
-from detector.model_record import STATE_FILES, STATE_TENSORS, ModelRecord, parse_record
+from detector.model_record import STATE_FILES, ModelRecord, parse_record, state_tensors
 from manifests.digest import bytes_digest, file_digest
 from manifests.errors import ModelError
 from manifests.tensor_header import TensorHeader, read_header
@@ -105,8 +105,9 @@ def _misfit(
     path: Path, tensors: Mapping[str, TensorHeader], record: ModelRecord
 ) -> Iterator[ModelError]:
     """Where a detector's tensors are not those that the record speaks of."""
-    wanted = STATE_TENSORS[record.config.detector]
-    if tensors.keys() != wanted.keys():
+    wanted = state_tensors(record.config)
+    owners = {name: _owner(name, wanted) for name in tensors}
+    if set(owners.values()) != wanted.keys():
         yield ModelError(
             "holds other tensors than a model of this detector",
             path=path,
@@ -116,13 +117,15 @@ def _misfit(
         )
         return
     sides: dict[str, int] = {}
-    for name, (dtype, letters) in wanted.items():
+    for name, owner in owners.items():
+        dtype, letters = wanted[owner]
         shape = tensors[name].shape
-        is_fit = len(shape) == len(letters) and tensors[name].dtype == dtype
-        for letter, side in zip(letters, shape, strict=False):
-            is_fit = is_fit and side == sides.setdefault(letter, side) > 0
+        is_fit = tensors[name].dtype == dtype and (letters is None or len(shape) == len(letters))
+        for letter, side in zip(letters or (), shape, strict=False) if is_fit else ():
+            known = int(letter) if letter.isdecimal() else sides.setdefault(letter, side)
+            is_fit = is_fit and side == known > 0
         if not is_fit:
-            expected = ", ".join(str(sides.get(letter, letter)) for letter in letters)
+            expected = ", ".join(str(sides.get(letter, letter)) for letter in letters or "?")
             yield ModelError(
                 f"{name} has another type or shape than a model of this detector",
                 path=path,
@@ -139,3 +142,9 @@ def _misfit(
             got=sides["M"],
             hint=AGAIN,
         )
+
+
+def _owner(name: str, wanted: Mapping[str, object]) -> str | None:
+    """Which of the wanted tensors this is; None for one that is not wanted."""
+    module = name.partition("/")[0] + "/*"
+    return name if name in wanted else module if module in wanted else None

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from detector.about import ABOUT
 from detector.config import DETECTOR_OPTIONS
-from detector.detectors import CONFIGS, DETECTORS, Detector, GaussianConfig, PatchCoreConfig
-from detector.model_record import STATE_FILES
+from detector.detectors import (
+    CONFIGS,
+    DETECTORS,
+    Detector,
+    GaussianConfig,
+    GuidedConfig,
+    PatchCoreConfig,
+)
+from detector.fit_steps import TRAININGS
+from detector.model_record import STATE_FILES, STATE_TENSORS
+from detector.schedules import IDLE, SCHEDULES
 from manifests.errors import ModelError
+from reference import small_guided
 from reference.small_networks import (
     BOXES,
     FULL,
@@ -22,9 +35,26 @@ from reference.small_networks import (
     make_network,
 )
 
+
+@dataclass(frozen=True)
+class Case:
+    """A config, what training leaves beside the network, and what the detector says of itself."""
+
+    config: Any
+    learned: Callable[[], Any] = lambda: None
+    needs_untuned: bool = False
+    holds_pixels: bool = False
+
+
 CASES = {
-    "patchcore": PatchCoreConfig(coreset_ratio=0.2, batch=3),
-    "gaussian": GaussianConfig(batch=3),
+    "patchcore": Case(PatchCoreConfig(coreset_ratio=0.2, batch=3)),
+    "gaussian": Case(GaussianConfig(batch=3)),
+    "guided-seg": Case(
+        GuidedConfig(references=6, width=small_guided.WIDTH, batch=3),
+        small_guided.trained,
+        needs_untuned=True,
+        holds_pixels=True,
+    ),
 }
 
 
@@ -33,8 +63,15 @@ def name(request) -> str:
     return request.param
 
 
-def unfitted(name: str) -> Detector:
-    return DETECTORS[name](make_network(), GEOMETRY, CASES[name])
+def unfitted(name: str, network=None, **changes) -> Detector:
+    case = CASES[name]
+    return DETECTORS[name](
+        network or make_network(),
+        GEOMETRY,
+        replace(case.config, **changes),
+        untuned=(network or make_network()) if case.needs_untuned else None,
+        learned=case.learned(),
+    )
 
 
 def fitted(name: str, images: np.ndarray, boxes=None, *, batch: int = 4) -> Detector:
@@ -43,23 +80,41 @@ def fitted(name: str, images: np.ndarray, boxes=None, *, batch: int = 4) -> Dete
     return detector
 
 
+def from_state(name: str, state, network=None) -> Detector:
+    case = CASES[name]
+    network = network or make_network()
+    untuned = network if case.needs_untuned else None
+    return DETECTORS[name].from_state(network, GEOMETRY, case.config, state, untuned=untuned)
+
+
 def copy_of(name: str, detector: Detector) -> Detector:
-    return DETECTORS[name].from_state(make_network(), GEOMETRY, CASES[name], detector.state())
+    return from_state(name, detector.state())
 
 
 def test_every_detector_has_a_case_a_config_and_options():
     assert set(DETECTORS) == set(CONFIGS) == set(CASES) == set(DETECTOR_OPTIONS)
-    for name, config in CASES.items():
-        assert type(config) is CONFIGS[name]
-    assert set(STATE_FILES) == set(DETECTORS)
+    for name, case in CASES.items():
+        assert type(case.config) is CONFIGS[name]
+    tables = (STATE_FILES, STATE_TENSORS, TRAININGS, SCHEDULES, IDLE, ABOUT)
+    assert all(set(table) == set(DETECTORS) for table in tables)
     files = list(STATE_FILES.values())
     assert len(set(files)) == len(files)
     assert all(file.endswith(".safetensors") for file in files)
 
 
-def test_no_detector_keeps_pixels(name):
-    """Features are not pixels; a detector that keeps images must say so, and `fit` then warns."""
-    assert DETECTORS[name].holds_pixels is False
+def test_a_detector_that_keeps_pixels_says_so(name):
+    """Features are not pixels; of a detector that keeps images `fit` warns."""
+    detector = fitted(name, make_images(8))
+    assert detector.holds_pixels is CASES[name].holds_pixels
+    has_bytes = any(tensor.dtype == torch.uint8 for tensor in detector.state().values())
+    assert has_bytes == detector.holds_pixels
+
+
+def test_bounded_scores_are_bounded(name):
+    detector = fitted(name, make_images(8))
+    scores = detector.score(np.stack([defect(image) for image in make_images(3, seed=5)]))
+    if detector.is_bounded:
+        assert max(scores.image.max(), scores.map.max()) <= 1.0
 
 
 def test_shapes_dtypes_and_finite_values(name):
@@ -121,7 +176,11 @@ def test_training_scores_are_as_of_images_not_seen(name):
     assert image_scores.shape == maxima.shape == (20,)
     assert image_scores.dtype == maxima.dtype == np.float32
     seen = detector.score(images)
-    assert np.median(image_scores) > np.median(seen.image)
+    changed = image_scores != seen.image
+    if CASES[name].holds_pixels:  # those that are kept have to be guided by another one
+        assert changed.sum() == CASES[name].config.references
+    else:
+        assert np.median(image_scores) > np.median(seen.image)
     again = detector.training_scores()
     assert again[0] is image_scores and again[1] is maxima
     detector.fit(batches(make_images(6)))
@@ -243,35 +302,34 @@ def test_no_images_no_scores(name):
 
 def test_a_state_of_another_network_or_detector_is_refused(name):
     state = fitted(name, make_images(5)).state()
-    kind, config = DETECTORS[name], CASES[name]
     with pytest.raises(ModelError, match="another network"):
-        kind.from_state(make_network(channels=4), GEOMETRY, config, state)
+        from_state(name, state, make_network(channels=4))
     for key in state:
         part = {other: tensor for other, tensor in state.items() if other != key}
         with pytest.raises(ModelError, match="malformed"):
-            kind.from_state(make_network(), GEOMETRY, config, part)
+            from_state(name, part)
     with pytest.raises(ModelError, match="malformed"):
-        kind.from_state(make_network(), GEOMETRY, config, {**state, "other": torch.zeros(1)})
+        from_state(name, {**state, "other": torch.zeros(1)})
 
 
 def test_a_network_in_training_mode_is_refused(name):
     network = make_network()
     network.module.train()
     with pytest.raises(ModelError, match="training mode"):
-        DETECTORS[name](network, GEOMETRY, CASES[name])
+        unfitted(name, network)
 
 
 def test_a_diverged_network_is_named(name):
     network = make_network()
     network.module.stages[2][0].weight.data[:] = float("nan")
     with pytest.raises(ModelError, match="diverged"):
-        DETECTORS[name](network, GEOMETRY, CASES[name]).fit(batches(make_images(4)))
+        unfitted(name, network).fit(batches(make_images(4)))
 
 
 def test_precision_reaches_the_network(name):
     images = make_images(6)
     exact = fitted(name, images)
-    rough = DETECTORS[name](make_network(), GEOMETRY, replace(CASES[name], precision="bf16"))
+    rough = unfitted(name, precision="bf16")
     rough.fit(batches(images))
     expected, found = exact.score(images).image, rough.score(images).image
     assert found.dtype == np.float32

@@ -10,6 +10,7 @@ from conftest import invoke_det
 from detector.cli import main
 from detector.config import FitConfig
 from detector.model import load_model
+from detector.schedules import IDLE
 from detector.train_config import TrainConfig
 from manifests.errors import ConfigError
 
@@ -50,6 +51,47 @@ CONFIG_OPTIONS = {
     "--network": ("resnet18", ("network", "resnet18")),
     "--preset": ("paper", ("network", "resnet18")),
 }
+# Of detectors that are trained themselves: detector -> the same.
+DETECTOR_OPTIONS = {
+    "guided-seg": {
+        "--guidance": (None, ("guidance", True)),
+        "--no-guidance": (None, ("guidance", False)),
+        "--references": (7, ("references", 7)),
+        "--width": (8, ("width", 8)),
+        "--lr": (0.5, ("train", "lr", 0.5)),
+        "--updates": (7, ("train", "updates", 7)),
+        "--batch": (2, ("train", "batch", 2)),
+        "--weight-decay": (0.1, ("train", "weight_decay", 0.1)),
+        "--train-bn": (None, ("train", "freeze_bn", False)),
+        "--freeze-stages": (3, ("train", "freeze_stages", 3)),
+        "--schedule": ("paper", ("train", "lr", 1e-4)),
+        "--preset": ("paper", ("width", 64)),
+        "--negatives": ("swap:2,scar", ("train", "shares", (2.0, 1.0))),
+        "--sigma": (2.0, ("sigma_px", 2.0)),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("detector", "option"),
+    [(name, option) for name, options in DETECTOR_OPTIONS.items() for option in options],
+)
+def test_option_of_a_detector_reaches_its_config(detector, option, config_of):
+    value, (*path, expected) = DETECTOR_OPTIONS[detector][option]
+    found = config_of("--detector", detector, option, *([] if value is None else [value]))
+    assert FitConfig.from_json(json.loads(json.dumps(found.to_json()))) == found
+    for name in path:
+        found = getattr(found, name)
+    assert found == expected
+
+
+@pytest.mark.parametrize("option", IDLE["guided-seg"].values())
+def test_what_means_nothing_to_a_training_is_refused(option, built, tmp_path):
+    value = {"--loss": ["image"], "--cache-activations": []}.get(option, [1])
+    result = invoke_det(
+        "fit", built, "--out", tmp_path, "--detector", "guided-seg", option, *value, exit_code=2
+    )
+    assert f"{option} means nothing to the training of guided-seg" in result.output
 
 
 @pytest.mark.parametrize("option", CONFIG_OPTIONS)
@@ -152,6 +194,12 @@ def test_a_preset_gives_another_detector_what_it_can_use(config_of):
         ({"detector": "gaussian", "stages": (1, 2)}, "--stages"),
         ({"detector": "gaussian", "with_untuned": True}, "--with-untuned"),
         ({"with_untuned": True, "train": TrainConfig(updates=0)}, "--updates 0"),
+        ({"detector": "guided-seg", "train": TrainConfig(updates=0)}, "--updates 0"),
+        ({"detector": "guided-seg", "train": TrainConfig(ema=0.5)}, "--ema"),
+        ({"detector": "guided-seg", "memory_budget": 10**9}, "--memory-budget"),
+        ({"detector": "guided-seg", "references": 1}, "--references"),
+        ({"detector": "guided-seg", "width": 2}, "--width"),
+        ({"guidance": False}, "--guidance"),
     ],
 )
 def test_configs_that_contradict_themselves_are_refused(change, option):
@@ -190,7 +238,7 @@ def test_reweight_reaches_the_detector(built, category_name, tmp_path):
 
 
 def test_every_fit_option_is_tested():
-    tested = {*CONFIG_OPTIONS} | {
+    tested = {*CONFIG_OPTIONS}.union(*DETECTOR_OPTIONS.values()) | {
         "--cache-activations",
         "--out", "--weights", "--device", "--category", "--overwrite", "--json", "--quiet",
         # in test_det_verify_model.py

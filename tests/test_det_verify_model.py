@@ -44,6 +44,13 @@ TENSORS = {
         "precision": rng.random((5, 5)),
         "shrinkage": np.array(0.5),
     },
+    "guided.safetensors": lambda rng: {
+        "segmenter/head.weight": rng.random((1, 4, 1, 1), dtype=np.float32),
+        "guidance/to_rgb.bias": rng.random(3, dtype=np.float32),
+        "references/image": np.zeros((2, 6, 8, 3), dtype=np.uint8),
+        "references/canvas_box": np.zeros((2, 4), dtype=np.int32),
+        "references/embedding": rng.random((2, 5), dtype=np.float32),
+    },
 }
 THRESHOLD = {"value": 1.0, "n": 9, "target_rate": 0.1, "achievable_rate": 0.1}
 
@@ -119,7 +126,34 @@ def test_a_model_holds_exactly_its_files(detector, tmp_path):
     config = FitConfig(train=train, detector=detector, with_untuned=with_untuned)
     write_model(tmp_path / "part", config=config)
     assert verify_model(tmp_path / "part") == []
-    assert ("untuned.safetensors" in read_record(tmp_path / "part")[0].files) == with_untuned
+    is_kept = detector in ("patchcore", "guided-seg")
+    assert ("untuned.safetensors" in read_record(tmp_path / "part")[0].files) == is_kept
+
+
+GUIDED = FitConfig(train=TrainConfig(updates=1), detector="guided-seg")
+WITHOUT = FitConfig(train=TrainConfig(updates=1), detector="guided-seg", guidance=False)
+
+
+def test_what_a_guided_model_holds_follows_from_its_guidance(tmp_path):
+    guided = TENSORS["guided.safetensors"](np.random.default_rng(0))
+    bare = {"segmenter/head.weight": guided["segmenter/head.weight"]}
+    for number, (config, tensors, expected) in enumerate(
+        [
+            (GUIDED, guided, None),
+            (WITHOUT, bare, None),
+            (WITHOUT, guided, "other tensors"),
+            (GUIDED, bare, "other tensors"),
+            (GUIDED, guided | {"more/x": guided["guidance/to_rgb.bias"]}, "other tensors"),
+            (GUIDED, guided | {"references/image": np.zeros((2, 6, 8, 4), np.uint8)}, "U8 (2"),
+            (GUIDED, guided | {"references/image": np.zeros((3, 6, 8, 3), np.uint8)}, "has another"),
+            (GUIDED, guided | {"guidance/to_rgb.bias": np.zeros(3)}, "guidance/to_rgb.bias has"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        write_model(folder, config=config)
+        forge(folder, "guided.safetensors", save(tensors))
+        text = lines(verify_model(folder))
+        assert (text == "") if expected is None else (expected in text), text
 
 
 def test_every_flipped_bit_is_found(folder):

@@ -2,16 +2,19 @@
 
 from detector.detectors.base import Coverage, Detector, NormalBatches, Scores
 from detector.detectors.gaussian import GaussianConfig, GaussianDetector
+from detector.detectors.guided_seg import GuidedConfig, GuidedSegmentation
 from detector.detectors.patchcore import PatchCore, PatchCoreConfig
 
 DETECTORS: dict[str, type[Detector]] = {
     "patchcore": PatchCore,
     "gaussian": GaussianDetector,
+    "guided-seg": GuidedSegmentation,
 }
 
 CONFIGS: dict[str, type] = {
     "patchcore": PatchCoreConfig,
     "gaussian": GaussianConfig,
+    "guided-seg": GuidedConfig,
 }
 
 __all__ = [
@@ -21,6 +24,8 @@ __all__ = [
     "Detector",
     "GaussianConfig",
     "GaussianDetector",
+    "GuidedConfig",
+    "GuidedSegmentation",
     "NormalBatches",
     "PatchCore",
     "PatchCoreConfig",

@@ -17,6 +17,7 @@ Box = tuple[int, int, int, int]
 Boxes = Sequence[Box] | np.ndarray
 Batch = tuple[np.ndarray, Boxes]
 Progress = Callable[[int, int], None]
+Tensors = Mapping[str, torch.Tensor]
 
 
 class NormalBatches(Protocol):
@@ -70,10 +71,13 @@ class Detector(Protocol):
 
     needs: ClassVar[frozenset[str]]
     """What the negative set must hold beyond normal images: any of "mask", "saliency"."""
-    holds_pixels: ClassVar[bool]
+    holds_pixels: bool
     """Whether `state` holds pixels of training images, so that their licence binds the model."""
     progress_unit: ClassVar[str]
     """What `fit` counts, in the plural."""
+
+    is_bounded: ClassVar[bool]
+    """Whether scores and maps lie in 0 to 1, so that a half means the same for all models."""
 
     network: Network
     untuned: Network | None
@@ -89,6 +93,7 @@ class Detector(Protocol):
         config: object,
         *,
         untuned: Network | None = None,
+        learned: Tensors | None = None,
         device: str = "cpu",
     ) -> None:
         """Args:
@@ -96,10 +101,14 @@ class Detector(Protocol):
             geometry: canvas of all images.
             config: the method's options.
             untuned: the network before training, to be looked at with as well.
+            learned: what training left beside the network; None for a detector whose training ends
+                with the network.
             device: "cpu" or "cuda".
 
         Raises:
-            ConfigError: a network that does not serve, or `untuned` where one is enough.
+            ConfigError: a network that does not serve, `untuned` where one is enough, or `learned`
+                where nothing of the kind is.
+            ModelError: `learned` is of another network or other options.
         """
         ...
 
@@ -146,7 +155,7 @@ class Detector(Protocol):
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `fit` learned beyond the network, as contiguous tensors on the CPU."""
+        """What training and `fit` learned beyond the network, as contiguous CPU tensors."""
         ...
 
     @classmethod
@@ -155,7 +164,7 @@ class Detector(Protocol):
         network: Network,
         geometry: Geometry,
         config: object,
-        state: Mapping[str, torch.Tensor],
+        state: Tensors,
         *,
         untuned: Network | None = None,
         device: str = "cpu",
@@ -166,6 +175,12 @@ class Detector(Protocol):
             ModelError: tensors that are not those, or of another network.
         """
         ...
+
+
+def refuse_learned(learned: Tensors | None, detector: str) -> None:
+    """Raises ConfigError where a detector is given what its training cannot have left."""
+    if learned:
+        raise ConfigError(f"the training of {detector} ends with its network", got=sorted(learned))
 
 
 def check_scoring_options(*, sigma_px: float, seed: int, batch: int) -> None:

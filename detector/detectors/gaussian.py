@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -15,8 +15,10 @@ from detector.detectors.base import (
     NormalBatches,
     Progress,
     Scores,
+    Tensors,
     check_scoring_options,
     checked_boxes,
+    refuse_learned,
     score_in_batches,
 )
 from detector.distribution import MIN_IMAGES, Distribution, fit_distribution
@@ -92,6 +94,7 @@ class GaussianDetector:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     holds_pixels: ClassVar[bool] = False
+    is_bounded: ClassVar[bool] = False
     progress_unit: ClassVar[str] = "images"
 
     def __init__(
@@ -101,8 +104,10 @@ class GaussianDetector:
         config: GaussianConfig,
         *,
         untuned: Network | None = None,
+        learned: Tensors | None = None,
         device: str = "cpu",
     ) -> None:
+        refuse_learned(learned, "gaussian")
         if untuned is not None:
             raise ConfigError(
                 "the detector gaussian looks with one network",
@@ -251,7 +256,7 @@ class GaussianDetector:
         network: Network,
         geometry: Geometry,
         config: GaussianConfig,
-        state: Mapping[str, torch.Tensor],
+        state: Tensors,
         *,
         untuned: Network | None = None,
         device: str = "cpu",

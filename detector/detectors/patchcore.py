@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar, Self
 
 import numpy as np
@@ -15,7 +15,9 @@ from detector.detectors.base import (
     NormalBatches,
     Progress,
     Scores,
+    Tensors,
     checked_boxes,
+    refuse_learned,
     score_in_batches,
 )
 from detector.detectors.patchcore_config import PatchCoreConfig as PatchCoreConfig
@@ -46,6 +48,7 @@ class PatchCore:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     holds_pixels: ClassVar[bool] = False
+    is_bounded: ClassVar[bool] = False
     progress_unit: ClassVar[str] = "patches"
 
     def __init__(
@@ -55,8 +58,10 @@ class PatchCore:
         config: PatchCoreConfig,
         *,
         untuned: Network | None = None,
+        learned: Tensors | None = None,
         device: str = "cpu",
     ) -> None:
+        refuse_learned(learned, "patchcore")
         self.network = network
         self.untuned = untuned
         self.geometry = geometry
@@ -269,7 +274,7 @@ class PatchCore:
         network: Network,
         geometry: Geometry,
         config: PatchCoreConfig,
-        state: Mapping[str, torch.Tensor],
+        state: Tensors,
         *,
         untuned: Network | None = None,
         device: str = "cpu",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from detector.config import FitConfig
+from detector.config import DEFAULT_DETECTOR, DETECTOR_OPTIONS, FitConfig
 from detector.fit_options import PRESETS, fit_config, fit_options
 from manifests import command_line as common
 from manifests.errors import ConfigError
@@ -46,7 +46,7 @@ def arm_config(
                 f"arm {name}: --{option} differs between cells", hint=f"use the plan's {key}"
             )
     arguments = ["--seed", str(seed)]
-    if options.get("detector", "patchcore") == "patchcore":
+    if "coreset_ratio" in DETECTOR_OPTIONS.get(options.get("detector", DEFAULT_DETECTOR), {}):
         arguments += ["--coreset", repr(coreset)]
     if "precision" not in options:
         # `auto` looks at the processor, and cells must be the same on every machine.

@@ -44,7 +44,7 @@ _OWN = {"out", "reuse_saliency", "jobs", "device", "overwrite", "quiet", "json",
 _OF_DATA = ("train_list", "format")
 # Reading a set from its edits costs microseconds per negative and saves gigabytes per ablation.
 _DEFAULTS = {"store": "anchors"}
-_GUIDED = ("swap", "scar")
+_GUIDED = ("swap", "scar", "saliency-perlin")
 
 
 class BuildFailed(CutswapError):

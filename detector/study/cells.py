@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detector.config import FitConfig
+from detector.config import TRAINED_WITH, FitConfig
 from detector.memory_budget import DEFAULT_BYTES
 from detector.study.builds import SetRequest, digest_of
 from detector.study.cell_scores import CELL_VERSION
@@ -134,9 +134,12 @@ def make_cell(
     if config.train.updates:
         extractor |= {"train": train, "set": request.key, "data": data.digest}
         extractor |= {"version": TRAIN_VERSION} if TRAIN_VERSION != 1 else {}
+    if config.detector in TRAINED_WITH:
+        own = {name: getattr(config, name) for name in TRAINED_WITH[config.detector]}
+        extractor |= {"detector": config.detector, "trained_with": own}
     detector_config = dict(vars(config.detector_config()))
     if config.memory_budget == DEFAULT_BYTES:
-        del detector_config["memory_budget"]  # as in the keys of cells made before it was one
+        detector_config.pop("memory_budget", None)  # as in the keys of cells made before it was one
     detector = {
         "detector": config.detector,
         "config": detector_config | ({"seed": 0} if config.detector in _SEEDLESS else {}),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from detector.activation_cache import ActivationCache
 from detector.checkpoint import CHECKPOINT_NAME, remove_checkpoint
+from detector.config import TRAINED_WITH
+from detector.detectors.base import Tensors
 from detector.diverged import Diverged
 from detector.fit_steps import TrainedNetwork, train_network
 from detector.study.cells import Cell
@@ -22,7 +24,10 @@ from manifests.versions import library_versions
 from manifests.weights import Network, load_network
 
 WEIGHTS = "extractor.safetensors"
+LEARNED = "learned.safetensors"
 RECORD = "extractor.json"
+
+_Found = tuple[Network, Tensors, dict]  # the network, what else was trained, and the record
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +36,13 @@ class Extractor:
 
     Attributes:
         untuned: the network before training.
+        learned: what training left beside the network.
         accuracy: of the last update's batch; None without training.
     """
 
     network: Network
     untuned: Network
+    learned: Tensors
     accuracy: float | None
     seconds: float
 
@@ -79,7 +86,7 @@ class Extractors:
         """
         untuned = self.untuned(cell.config.network, cell.weights)
         if cell.config.train.updates == 0:
-            return Extractor(untuned, untuned, None, 0.0)
+            return Extractor(untuned, untuned, {}, None, 0.0)
         folder = self._folder / cell.extractor_key[:24]
         found = self._read(cell, negative_set, folder)
         if found is None:
@@ -88,12 +95,10 @@ class Extractors:
                 found = self._read(cell, negative_set, folder)
                 if found is None:
                     found = self._train(cell, negative_set, folder, label)
-        network, record = found
-        return Extractor(network, untuned, record["accuracy"], record["seconds"])
+        network, learned, record = found
+        return Extractor(network, untuned, learned, record["accuracy"], record["seconds"])
 
-    def _train(
-        self, cell: Cell, negative_set: NegativeSet, folder: Path, label: str
-    ) -> tuple[Network, dict]:
+    def _train(self, cell: Cell, negative_set: NegativeSet, folder: Path, label: str) -> _Found:
         started = time.monotonic()
 
         def train() -> TrainedNetwork:
@@ -120,7 +125,7 @@ class Extractors:
         record = {
             "arm": cell.arm.name,
             "seed": cell.seed,
-            "accuracy": trained.last_accuracy,
+            "accuracy": trained.last.get("accuracy"),
             # An interrupted training counts from where it went on.
             "seconds": round(time.monotonic() - started, 1),
             "train": cell.config.train.to_json(),
@@ -128,9 +133,9 @@ class Extractors:
             "versions": library_versions(),
             "warnings": list(trained.warnings),
         }
-        self._write(folder, trained.network, record)
+        self._write(folder, trained, record)
         remove_checkpoint(folder)
-        return trained.network, record
+        return trained.network, trained.learned, record
 
     def _cache_for(self, cell: Cell) -> ActivationCache | None:
         train = cell.config.train
@@ -149,9 +154,10 @@ class Extractors:
             self._cache, self._cache_key = ActivationCache(), key
         return self._cache
 
-    def _read(
-        self, cell: Cell, negative_set: NegativeSet, folder: Path
-    ) -> tuple[Network, dict] | None:
+    def _read(self, cell: Cell, negative_set: NegativeSet, folder: Path) -> _Found | None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
         try:
             record = json.loads((folder / RECORD).read_bytes())
             kept = {key: record[key] for key in ("accuracy", "seconds", "set_digest")}
@@ -165,16 +171,22 @@ class Extractors:
             network = load_network(
                 cell.config.network, weights=folder / WEIGHTS, device=self._device
             )
-            return network, kept
-        except (OSError, ValueError, KeyError, TypeError, CutswapError):
+            learned: Tensors = {}
+            if cell.config.detector in TRAINED_WITH:
+                learned = load((folder / LEARNED).read_bytes())
+            return network, learned, kept
+        except (OSError, ValueError, KeyError, TypeError, CutswapError, SafetensorError):
             # Nothing there, or not whole: it is trained again, from its checkpoint if there is one.
             return None
 
-    def _write(self, folder: Path, network: Network, record: dict) -> None:
+    def _write(self, folder: Path, trained: TrainedNetwork, record: dict) -> None:
         from safetensors.torch import save
 
-        state = {name: value.contiguous() for name, value in network.module.state_dict().items()}
-        write_atomic(folder / WEIGHTS, save(state))
+        state = trained.network.module.state_dict()
+        plain = {name: value.contiguous() for name, value in state.items()}
+        write_atomic(folder / WEIGHTS, save(plain))
+        if trained.learned:
+            write_atomic(folder / LEARNED, save(dict(trained.learned)))
         write_atomic(
             folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from detector.config import DETECTOR_OPTIONS
 from detector.evaluate import TestImages, load_test_images
 from detector.study.arm_config import arm_config
 from detector.study.builds import BuildFailed, SetRequest, Sets, request_set
@@ -142,7 +143,7 @@ class Runner:
             config, weights = arm_config(
                 arm.name, arm.options, coreset=coreset, seed=seed, device=self._device
             )
-            has_bank = config.detector == "patchcore"
+            has_bank = "coreset_ratio" in DETECTOR_OPTIONS[config.detector]
             cells += [
                 make_cell(
                     data,

@@ -155,6 +155,7 @@ def _detector(cell: Cell, extractor: Extractor, negative_set: NegativeSet, devic
         cell.config,
         extractor.network,
         negative_set.geometry,
-        untuned=extractor.untuned if cell.config.with_untuned else None,
+        untuned=extractor.untuned if cell.config.needs_untuned else None,
+        learned=extractor.learned,
         device=device,
     )
