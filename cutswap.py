@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from generator.replay import replay_set
     from generator.set_diff import diff_sets
     from generator.subset import subset_set
+    from generator.textures import Textures
     from manifests.datasets import open_data
     from manifests.recipe import read_recipe, write_recipe
     from manifests.remote import pull_set, push_set
@@ -51,6 +52,7 @@ _LAZY = {
     "BuildConfig": "generator.config",
     "FitConfig": "detector.config",
     "ShardDataset": "detector.shard_dataset",
+    "Textures": "generator.textures",
     "build_set": "generator.pipeline",
     "diff_sets": "generator.set_diff",
     "evaluate_models": "detector.pipeline",
@@ -76,6 +78,7 @@ __all__ = [
     "Geometry",
     "NegativeSet",
     "ShardDataset",
+    "Textures",
     "build_set",
     "diff_sets",
     "evaluate_models",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ import click
 
 from manifests import command_line as common
 from manifests.option_types import ListType, RangeType, SizeType
+from manifests.progress import progress_maker
 
 if TYPE_CHECKING:
     from generator.config import BuildConfig
+    from generator.textures import Textures
 
 # The paper's numbers, applied where the user typed nothing else.
 PRESETS: dict[str, dict] = {
@@ -28,6 +31,7 @@ _FIELDS = {
     "scar_angle": "scar_angle_deg",
     "scar_length": "scar_length_px",
     "scar_width": "scar_width_px",
+    "textures": "donors",
     "weights": "network",
 }
 
@@ -39,7 +43,9 @@ _RECIPE = (
         default="swap,scar",
         show_default=True,
         help="Kinds of negatives: swap and scar start where the image is salient; random-swap, "
-        "random-scar, cutpaste and cutpaste-scar start anywhere, as often, and need no network.",
+        "random-scar, cutpaste and cutpaste-scar start anywhere, as often, and need no network. "
+        "saliency-perlin and perlin mix other images in, where it is salient or anywhere "
+        "(cutswap-gen policies).",
     ),
     click.option("--repeats", default=1, show_default=True, help="Negatives per kind and level."),
     click.option(
@@ -129,6 +135,43 @@ _RECIPE = (
         help="Width in px at 256 px over which a patch blends into what is around it.",
     ),
     click.option(
+        "--donors",
+        type=click.Choice(["set", "procedural"]),
+        default="set",
+        show_default=True,
+        help="What perlin kinds mix in: other good images of the same shard, or patterns drawn "
+        "for each shard.",
+    ),
+    click.option(
+        "--textures",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Mix in images of this folder instead (and of those below it); their pixels become "
+        "part of the set.",
+    ),
+    click.option(
+        "--saliency",
+        type=click.Choice(["level", "mean", "max"]),
+        default="mean",
+        show_default=True,
+        help="Map that guides saliency-perlin: each level's by itself, or the mean or maximum of "
+        "all.",
+    ),
+    click.option(
+        "--perlin-cells",
+        type=RangeType(int),
+        default="0,5",
+        show_default=True,
+        help="Cells of Perlin noise along a side, as powers of 2; each side draws its own.",
+    ),
+    click.option(
+        "--alpha",
+        type=RangeType(),
+        default="0.1,1",
+        show_default=True,
+        help="Weight of the image that is mixed in.",
+    ),
+    click.option(
         "--noop-tolerance",
         default=1.0,
         show_default=True,
@@ -163,7 +206,7 @@ _RECIPE = (
 
 
 def recipe_options(command: Callable) -> Callable:
-    """Gives a command every option that takes part in the recipe, `--weights` and `--preset`."""
+    """Gives a command every option that takes part in the recipe, and `--preset`."""
     for option in reversed(_RECIPE):
         command = option(command)
     return command
@@ -190,6 +233,10 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
         scar_angle_deg=options["scar_angle"],
         colour_jitter=options["colour_jitter"],
         feather_px=options["feather"],
+        perlin_cells=options["perlin_cells"],
+        alpha=options["alpha"],
+        saliency=options["saliency"],
+        donors="textures" if options["textures"] is not None else options["donors"],
         noop_tolerance=options["noop_tolerance"],
         seed=options["seed"],
         repeats=options["repeats"],
@@ -200,6 +247,34 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
         shard_images=options["shard_images"],
         store=options["store"],
     )
+
+
+def opened_textures(
+    options: Mapping[str, Any], config: BuildConfig, *, jobs: int | None
+) -> Textures | None:
+    """The images of `--textures`; None without that option, or where nothing is mixed in.
+
+    What is left out with `--skip-bad` is named on stderr.
+
+    Raises:
+        DataError: no such folder, or nothing in it that can be used.
+        BadImages: with every texture that cannot be used, without `--skip-bad`.
+    """
+    if options["textures"] is None or not config.needs_donors:
+        return None
+    from generator.textures import Textures
+
+    make_progress = progress_maker(quiet=options["quiet"])
+    textures = Textures.open(
+        options["textures"],
+        config.geometry,
+        max_pixels=round(options["max_megapixels"] * 1e6),
+        jobs=jobs or os.cpu_count() or 1,
+        skip_bad=options["skip_bad"],
+        progress=make_progress and make_progress("scan textures", "images"),
+    )
+    common.say([f"note: texture left out: {error}" for error in textures.skipped], err=True)
+    return textures
 
 
 def idle_options(context: click.Context, config: BuildConfig, *, has_pass: bool) -> list[str]:

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import click
 
-from generator import set_commands, sharing_commands
-from generator.build_options import PRESETS, build_config, idle_options, recipe_options
+from generator import policy_commands, set_commands, sharing_commands
+from generator.build_options import (
+    PRESETS,
+    build_config,
+    idle_options,
+    opened_textures,
+    recipe_options,
+)
 from manifests import command_line as common
 from manifests import hdf5_plugins
 from manifests.errors import SetError
@@ -20,7 +26,7 @@ from manifests.progress import Progress, progress_maker
 from manifests.terminal import counted
 
 _SECTIONS = {
-    "Make": ("sample-data", "build"),
+    "Make": ("sample-data", "policies", "build"),
     "Look": ("inspect", "verify", "preview", "diff"),
     "Rearrange": ("merge", "subset", "export"),
     "Share": ("export-recipe", "replay", "dump-recipe", "push", "pull"),
@@ -156,6 +162,8 @@ def build(context: click.Context, **options) -> None:
     """
     if options["add"] and options["overwrite"]:
         raise click.UsageError("--add keeps what is there, --overwrite replaces it: pass one")
+    if options["textures"] is not None and common.is_typed("donors"):
+        raise click.UsageError("--textures are the donors, --donors names others: pass one")
     common.apply_preset(context, options, PRESETS)
     from generator.backends import Backend
     from generator.describe_made import build_json, describe_build
@@ -178,6 +186,8 @@ def build(context: click.Context, **options) -> None:
         seed=options["seed"],
         categories=options["categories"],
     )
+    jobs = options["jobs"] or own
+    textures = opened_textures(options, config, jobs=jobs)
     terms = {name: options[name] for name in ("licence", "attribution")}
     typed = {name: text.strip() for name, text in terms.items() if text is not None}
     summaries = (
@@ -187,13 +197,14 @@ def build(context: click.Context, **options) -> None:
             options["out"],
             weights=options["weights"],
             device=device,
-            jobs=options["jobs"] or own,
+            jobs=jobs,
             backend=backend,
             max_pixels=round(options["max_megapixels"] * 1e6),
             skip_bad=options["skip_bad"],
             overwrite=options["overwrite"],
             add=options["add"],
             reuse_saliency=options["reuse_saliency"],
+            textures=textures,
             make_progress=progress_maker(quiet=options["quiet"]),
         )
         for category in categories
@@ -314,6 +325,7 @@ def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> 
 
 
 for _command in (
+    policy_commands.policies,
     set_commands.merge,
     set_commands.subset,
     set_commands.diff,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from manifests.devices import PRECISIONS
@@ -10,6 +11,8 @@ from manifests.images import Geometry
 
 CLUSTER_CHOICES = ("max", "min", "random")
 REGIONS = ("kmeans", "most-salient")
+SALIENCY_VIEWS = ("level", "mean", "max")
+DONORS = ("set", "textures", "procedural")
 STORES = ("pixels", "anchors")
 N_LEVELS = 5
 """Saliency levels of every network, and so how often a policy without levels is drawn."""
@@ -24,6 +27,11 @@ _SCAR = {
 _EVERY = {"noop_tolerance": "noop_tolerance", "feather_px": "feather_px"}
 _CLUSTER = {"cluster": "cluster"}
 _COLOUR = {"colour_jitter": "colour_jitter"}
+_PERLIN = {
+    "perlin_cells": "perlin_cells",
+    "alpha": "alpha",
+    "noop_tolerance": "noop_tolerance",
+}
 POLICY_FIELDS: dict[str, dict[str, str]] = {
     "swap": _PATCH | _EVERY | _CLUSTER,
     "scar": _SCAR | _EVERY | _CLUSTER,
@@ -31,11 +39,14 @@ POLICY_FIELDS: dict[str, dict[str, str]] = {
     "random-scar": _SCAR | _EVERY,
     "cutpaste": _PATCH | _EVERY | _COLOUR,
     "cutpaste-scar": _SCAR | _EVERY | _COLOUR,
+    "perlin": _PERLIN,
+    "saliency-perlin": _PERLIN | {"saliency": "saliency"},
 }
 """Per policy: which field of its own config is set by which field of `BuildConfig`."""
 
 _ALWAYS = frozenset({"policies", "levels", "seed", "repeats", "geometry", "shard_images", "store"})
-_OF_SALIENCY = frozenset({"network", "precision", "threads", "batch", "regions", "cluster"})
+# Regions are stored beside the maps, whether a policy looks at them or not.
+_OF_SALIENCY = frozenset({"network", "precision", "threads", "batch", "regions"})
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,8 @@ class BuildConfig:
     """The recipe of a negative set, less the weights' digest, which is known once they are loaded.
 
     Attributes:
-        policies: names in `generator.policies.POLICIES`. One that needs saliency is drawn once per
-            level and repeat; the others as often, at level -1.
+        policies: names in `generator.policies.POLICIES`. One that looks at one saliency map at a
+            time is drawn once per level and repeat; the others as often, at level -1.
         network: saliency network (see `manifests.weights.load_network`).
         levels: ids of the network's saliency levels; empty means all five. Where no policy needs
             saliency, only their number counts.
@@ -59,6 +70,12 @@ class BuildConfig:
         scar_angle_deg: a scar turns by U(-a, a) degrees.
         colour_jitter: strength of CutPaste's jitter of brightness, contrast and colour.
         feather_px: width at 256 px of the seam over which a patch blends into its surroundings.
+        perlin_cells: range of i in 2^i cells of Perlin noise along a side.
+        alpha: range of the weight with which a donor is mixed in.
+        saliency: map that guides saliency-perlin: "level", that of each level in turn; "mean" or
+            "max" of all levels, and then at level -1.
+        donors: what is mixed in: "set", other normals of the same shard; "textures", images of a
+            folder; "procedural", patterns drawn for each shard.
         noop_tolerance: two patches whose mean absolute grey difference is not above this are
             redrawn, since swapping them would change nothing a detector could learn from.
         repeats: negatives per image, policy and level.
@@ -83,6 +100,10 @@ class BuildConfig:
     scar_angle_deg: float = 45.0
     colour_jitter: float = 0.1
     feather_px: float = 0.0
+    perlin_cells: tuple[int, int] = (0, 5)
+    alpha: tuple[float, float] = (0.1, 1.0)
+    saliency: str = "mean"
+    donors: str = "set"
     noop_tolerance: float = 1.0
     seed: int = 0
     repeats: int = 1
@@ -121,6 +142,12 @@ class BuildConfig:
         need(0 <= self.scar_angle_deg <= 90, "--scar-angle", self.scar_angle_deg, "0 to 90")
         need(0 <= self.colour_jitter <= 0.4, "--colour-jitter", self.colour_jitter, "0 to 0.4")
         need(0 <= self.feather_px <= 64, "--feather", self.feather_px, "0 to 64")
+        low, high = self.perlin_cells
+        are_whole = type(low) is type(high) is int
+        need(are_whole and 0 <= low <= high <= 8, "--perlin-cells", self.perlin_cells, "0..8")
+        need(0.01 <= self.alpha[0] <= self.alpha[1] <= 1, "--alpha", self.alpha, "0.01..1")
+        need(self.saliency in SALIENCY_VIEWS, "--saliency", self.saliency, SALIENCY_VIEWS)
+        need(self.donors in DONORS, "--donors", self.donors, DONORS)
         need(0 <= self.noop_tolerance < 128, "--noop-tolerance", self.noop_tolerance, "0 to 127")
         need(self.seed >= 0, "--seed", self.seed, "0 or more")
         need(1 <= self.repeats <= 1000, "--repeats", self.repeats, "1 to 1000")
@@ -133,9 +160,17 @@ class BuildConfig:
     @property
     def needs_saliency(self) -> bool:
         """Whether any policy looks at saliency maps; where none does, no network is loaded."""
+        return self._needs({"clusters", "saliency"})
+
+    @property
+    def needs_donors(self) -> bool:
+        """Whether any policy mixes another image in."""
+        return self._needs({"donors"})
+
+    def _needs(self, wanted: set[str]) -> bool:
         from generator.policies import POLICIES
 
-        return any("saliency" in POLICIES[name].needs for name in self.policies)
+        return any(wanted & POLICIES[name].needs for name in self.policies)
 
     @property
     def idle_fields(self) -> frozenset[str]:
@@ -144,6 +179,8 @@ class BuildConfig:
         if self.needs_saliency:
             used |= _OF_SALIENCY
             used |= {"n_clusters" if self.regions == "kmeans" else "most_salient"}
+        if self.needs_donors:
+            used |= {"donors"}
         return frozenset(row.name for row in fields(self)) - used
 
     def draws(self, levels: tuple[int, ...]) -> int:
@@ -154,19 +191,29 @@ class BuildConfig:
         """
         return self.repeats * (len(levels) or len(self.levels) or N_LEVELS)
 
-    def recipe(self, *, levels: tuple[int, ...], network_digest: str | None) -> dict:
+    def recipe(
+        self,
+        *,
+        levels: tuple[int, ...],
+        network_digest: str | None,
+        textures: Mapping[str, object] | None = None,
+    ) -> dict:
         """The record for the manifest: plain JSON types, every option that shapes pixels.
 
         Args:
             levels: the build's saliency levels; empty where no policy needs saliency, and then
                 everything about saliency is null.
             network_digest: of the saliency network's weights.
+            textures: number and digest of the images of "textures"; None for other donors.
+
+        What belongs to forged anomalies is there only where a policy makes them, so that all other
+        recipes, and the digests of their sets, are what they were before there were any.
         """
         is_salient = self.needs_saliency
         is_kmeans = self.regions == "kmeans"
         clusters = {"k": self.n_clusters if is_kmeans else None, "choice": self.cluster}
         regions = {"kind": self.regions, "most_salient": None if is_kmeans else self.most_salient}
-        return {
+        recipe = {
             "policies": list(self.policies),
             "network": {"name": self.network, "digest": network_digest} if is_salient else None,
             "levels": list(levels),
@@ -191,3 +238,12 @@ class BuildConfig:
             "shard_images": self.shard_images,
             "store": self.store,
         }
+        if self.needs_donors:
+            is_guided = "saliency-perlin" in self.policies
+            recipe["perlin"] = {
+                "cells": list(self.perlin_cells),
+                "alpha": list(self.alpha),
+                "saliency": self.saliency if is_guided else None,
+            }
+            recipe["donors"] = {"kind": self.donors, **(textures or {})}
+        return recipe

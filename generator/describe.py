@@ -12,6 +12,15 @@ from generator.recipe_parts import PARTS, parts_of
 from manifests.schema import Manifest
 from manifests.terminal import counted
 
+_GUIDED = "saliency-perlin"
+"""The policy that looks at saliency and starts from no cluster."""
+_VIEWS = {
+    "level": "each level's by itself",
+    "mean": "the mean of all levels",
+    "max": "the maximum of all levels",
+}
+_DONORS = {"set": "other normals of the shard", "procedural": "patterns drawn for each shard"}
+
 
 def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     """What is in a set, line by line."""
@@ -27,6 +36,7 @@ def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
         ("images", f"{manifest.counts['normals']} good"),
         ("negatives", f"{manifest.counts['negatives']} ({_said(recipe, 'policies')})"),
         *_saliency_rows(manifest),
+        *_donor_rows(manifest),
         ("geometry", "{}x{} {}".format(*(geometry.get(k) for k in ("height", "width", "fit")))),
         ("recipe", f"seed {_said(recipe, 'seed')}, {precision}store {_said(recipe, 'store')}"),
         *_origin_rows(manifest),
@@ -49,6 +59,25 @@ def _saliency_rows(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.saliency == "absent":
         rows.append(("saliency", "absent: negatives were drawn with maps that are not here"))
     return rows
+
+
+def _donor_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """What was mixed in, where anything was."""
+    recipe = manifest.recipe
+    if not _any(recipe, "donors"):
+        return []
+    return [("donors", _distinct_words(recipe, _donor_words))]
+
+
+def _donor_words(recipe: Mapping[str, Any]) -> str:
+    donors = recipe.get("donors")
+    if not isinstance(donors, Mapping):
+        return "none"
+    kind = donors.get("kind")
+    if kind != "textures":
+        return _DONORS.get(str(kind), str(kind))
+    images, digest = donors.get("images"), str(donors.get("digest"))[:12]
+    return f"{counted(images, 'texture')} {digest}" if type(images) is int else f"textures {digest}"
 
 
 def _regions_words(recipe: Mapping[str, Any]) -> str:
@@ -140,9 +169,12 @@ def fallback_lines(manifest: Manifest) -> list[str]:
         for reasons in levels.values():
             total.update(reasons)
         made = sum(total.values())
-        if set(levels) == {"-1"}:
-            notes = [f", {n} {reason}" for reason, n in sorted(total.items()) if reason != "none"]
-            lines.append(f"  {policy}: {made} made, anywhere in the image{''.join(notes)}")
+        notes = [f", {n} {reason}" for reason, n in sorted(total.items()) if reason != "none"]
+        if policy == _GUIDED or set(levels) == {"-1"}:
+            where = "anywhere in the image"
+            if policy == _GUIDED:  # it starts from no cluster
+                where = f"guided by saliency{_view_words(manifest.recipe)}"
+            lines.append(f"  {policy}: {made} made, {where}{''.join(notes)}")
             continue
         left = total["lower-cluster"] + total["anywhere"]
         lines.append(f"  {policy}: {made} made, {100 * left / made:.1f} % left the chosen cluster")
@@ -153,6 +185,13 @@ def fallback_lines(manifest: Manifest) -> list[str]:
         if dropped:
             lines.append(f"  {policy}: {dropped} dropped, no visible change of the image was found")
     return lines
+
+
+def _view_words(recipe: Mapping[str, Any]) -> str:
+    """Which maps guided forged anomalies; nothing where several sets that differ were merged."""
+    perlin = recipe.get("perlin")
+    view = perlin.get("saliency") if isinstance(perlin, Mapping) else None
+    return f", {_VIEWS[view]}" if isinstance(view, str) and view in _VIEWS else ""
 
 
 def set_json(folder: Path, manifest: Manifest, digest: str) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,13 +11,15 @@ from generator.anchors import anchor_rng
 from generator.config import POLICY_FIELDS, BuildConfig
 from generator.policies import CONFIGS, POLICIES
 from generator.policies.base import ImageContext, Policy
+from generator.policies.donor import Donor
 from generator.regions import Regions
+from generator.saliency_views import combined_saliency
 from generator.scan import ScannedImage
 from manifests.edits import Box, render
 from manifests.shard import NegativeRecord, NormalRecord, negative_digest
 
 NO_LEVEL = -1
-"""The level of negatives whose policy needs no saliency."""
+"""The level of negatives whose policy sees no saliency, or all levels' maps as one."""
 
 
 def policy_of(name: str, config: BuildConfig) -> Policy:
@@ -34,8 +37,9 @@ def negatives_of_image(
     *,
     policies: Mapping[str, Policy],
     row: int,
+    donors: tuple[Donor, ...] = (),
 ) -> tuple[NormalRecord, list[NegativeRecord]]:
-    """Draw and render: level by level first, then what needs no level.
+    """Draw and render: level by level first, then what sees no level by itself.
 
     Args:
         image, canvas, valid_box: the normal, (H, W, 3) uint8, and the part that shows it.
@@ -43,15 +47,26 @@ def negatives_of_image(
         config: the build's options.
         policies: by name, in the build's order.
         row: of the normal in its shard.
+        donors: of the shard, sorted by digest; empty where no policy needs any.
 
     Returns:
         The normal's record and those of its negatives. A draw that found nothing visible leaves
         no record.
     """
-    salient = {name: one for name, one in policies.items() if "saliency" in one.needs}
-    anywhere = {name: one for name, one in policies.items() if name not in salient}
+    by_level = {name: one for name, one in policies.items() if one.view == "level"}
+    at_once = {name: one for name, one in policies.items() if name not in by_level}
+    needs_map = any("saliency" in one.needs for one in by_level.values())
     regions = Regions.of_config(config)
     height, width = canvas.shape[:2]
+    bare = ImageContext(
+        image=canvas,
+        digest=image.digest,
+        valid_box=valid_box,
+        level=NO_LEVEL,
+        labels=None,
+        n_clusters=0,
+        donors=donors,
+    )
     centres: dict[int, np.ndarray] = {}
     negatives: list[NegativeRecord] = []
     for level, saliency in maps.items():
@@ -59,26 +74,20 @@ def negatives_of_image(
             saliency, height, width, valid_box, digest=image.digest, level=level
         )
         centres[level] = found.centroids.astype(np.float32)
-        context = ImageContext(
-            image=canvas,
-            digest=image.digest,
-            valid_box=valid_box,
-            level=level,
-            labels=labels,
-            n_clusters=found.count,
-        )
+        context = replace(bare, level=level, labels=labels, n_clusters=found.count)
+        if needs_map:
+            full = combined_saliency([saliency], height, width, valid_box, view="level")
+            context = replace(context, saliency=full)
         repeats = range(config.repeats)
-        negatives += _drawn(context, salient, repeats, seed=config.seed, row=row)
-    context = ImageContext(
-        image=canvas,
-        digest=image.digest,
-        valid_box=valid_box,
-        level=NO_LEVEL,
-        labels=None,
-        n_clusters=0,
-    )
+        negatives += _drawn(context, by_level, repeats, seed=config.seed, row=row)
+    contexts = {"none": bare}
+    for view in {one.view for one in at_once.values()} - contexts.keys():
+        full = combined_saliency(list(maps.values()), height, width, valid_box, view=view)
+        contexts[view] = replace(bare, saliency=full)
     repeats = range(config.draws(tuple(maps)))
-    negatives += _drawn(context, anywhere, repeats, seed=config.seed, row=row)
+    for name, policy in at_once.items():
+        context = contexts[policy.view]
+        negatives += _drawn(context, {name: policy}, repeats, seed=config.seed, row=row)
     normal = NormalRecord(
         image=canvas,
         digest=image.digest,
@@ -106,7 +115,9 @@ def _drawn(
             drawn = policy.draw(rng, context)
             if drawn is None:
                 continue
-            pixels, mask = drawn.rendered or render(context.image, drawn.edits, {})
+            pixels, mask = drawn.rendered or render(
+                context.image, drawn.edits, context.donor_images
+            )
             record = NegativeRecord(
                 normal=row,
                 policy=name,

@@ -14,10 +14,11 @@ from generator.assembly import Progress, assemble_with, publish, writing
 from generator.backends import Backend
 from generator.leftovers import disk_bytes, same_set, settle
 from generator.made_shard import Kind, MadeShard, shard_kinds
-from generator.prepared import PreparedUnit, with_canvases, with_maps
+from generator.prepared import PreparedUnit, texture_pool, with_canvases, with_maps
 from generator.scan import Canvas, Scan
 from generator.shard_task import RunPlace, ShardTask, Work, make_shard
 from generator.stored_saliency import StoredShard
+from generator.textures import Textures
 from generator.unit import Unit, build_unit
 from generator.workers import in_workers
 from manifests.run_folder import run_folder
@@ -88,6 +89,7 @@ class Output(Protocol):
         overwrite: bool,
         kept: frozenset[str],
         canvases: MutableMapping[str, Canvas],
+        textures: Textures | None,
         progress: Progress | None,
     ) -> Made:
         """Makes every shard that an earlier run has not left finished.
@@ -98,6 +100,7 @@ class Output(Protocol):
             overwrite: replace shards of other plans.
             kept: shards of a set that stays whole while new ones are added.
             canvases: fitted images that are at hand, by digest; they may be taken out.
+            textures: what donors are chosen from; None for donors that need no folder.
             progress: called with images done and images in all.
 
         Raises:
@@ -151,15 +154,21 @@ class FolderOutput:
         overwrite: bool,
         kept: frozenset[str],
         canvases: MutableMapping[str, Canvas],
+        textures: Textures | None,
         progress: Progress | None,
     ) -> Made:
         """See `Output.make` and `generator.assembly.assemble`."""
         if labour.backend.name == "loky":
             run = partial(
-                self._run_here, work=work, stored=stored, jobs=labour.jobs or 1, canvases=canvases
+                self._run_here,
+                work=work,
+                stored=stored,
+                jobs=labour.jobs or 1,
+                canvases=canvases,
+                textures=textures,
             )
         else:
-            run = partial(self._run, work=work, stored=stored, labour=labour)
+            run = partial(self._run, work=work, stored=stored, labour=labour, textures=textures)
         done = assemble_with(
             run, units, self.folder, overwrite=overwrite, kept=kept, progress=progress
         )
@@ -189,6 +198,7 @@ class FolderOutput:
         stored: Stored,
         jobs: int,
         canvases: MutableMapping[str, Canvas],
+        textures: Textures | None,
     ) -> Iterator[Iterator[ShardEntry]]:
         """Makes shards in worker processes of this machine."""
         make = partial(_make, folder=self.folder, work=work)
@@ -202,10 +212,11 @@ class FolderOutput:
                 weights=work.weights,
                 device=work.device,
                 max_pixels=work.max_pixels,
+                textures=textures,
             )
             has_maps = True
         else:
-            units = with_canvases(todo, stored, canvases)
+            units = with_canvases(todo, stored, canvases, work.config, textures=textures)
         workers = max(1, min(jobs, len(todo)))
         # This process has loaded libraries and network already, which takes a worker seconds; with
         # a GPU it is busy enough.
@@ -220,6 +231,7 @@ class FolderOutput:
         work: Work,
         stored: Stored,
         labour: Labour,
+        textures: Textures | None,
     ) -> Iterator[Iterator[ShardEntry]]:
         """Makes shards by another backend than the default one."""
 
@@ -232,9 +244,13 @@ class FolderOutput:
                     work=work,
                     place=RunPlace(run),
                     stored=stored_anywhere(stored[unit.name]),
+                    textures=texture_pool(textures, unit, work.config),
                 )
 
-            with labour.backend.run(make_shard, todo, task_of, jobs=labour.jobs) as results:
+            is_large = textures is not None
+            with labour.backend.run(
+                make_shard, todo, task_of, jobs=labour.jobs, is_large=is_large
+            ) as results:
                 yield map(self._note, results)
 
     def _note(self, made: MadeShard) -> ShardEntry:
@@ -254,6 +270,7 @@ def _make(prepared: PreparedUnit, *, folder: Path, work: Work) -> MadeShard:
         max_pixels=work.max_pixels,
         stored=prepared.stored,
         canvases=prepared.canvases,
+        textures=prepared.textures,
     )
 
 

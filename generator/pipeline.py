@@ -15,6 +15,7 @@ from generator.addition import Addition
 from generator.backends import Backend
 from generator.built_manifest import built_manifest
 from generator.config import BuildConfig
+from generator.donors import needed_textures
 from generator.output import FolderOutput, Labour, Output
 from generator.scan import KEPT_BYTES, Scan, scan_samples
 from generator.set_summary import SetSummary
@@ -25,6 +26,7 @@ from generator.stored_saliency import (
     StoredSaliency,
     StoredShard,
 )
+from generator.textures import Textures
 from generator.unit import cached_network, plan_units
 from generator.url_output import UrlOutput
 from manifests.confine import category_folder
@@ -75,6 +77,7 @@ def build_set(
     overwrite: bool = False,
     add: bool = False,
     reuse_saliency: str | os.PathLike[str] | None = None,
+    textures: Textures | None = None,
     make_progress: ProgressMaker | None = None,
 ) -> BuildSummary:
     """Builds `out/<category>/`, or takes up where an interrupted run stopped.
@@ -94,13 +97,14 @@ def build_set(
         reuse_saliency: a set of the same images, or a root with one of the category's name, to
             take the saliency maps from instead of running the network. It is no part of the
             recipe: the set has the bytes and the digest of one built without it.
+        textures: the donors, where the config says that they are textures; not used otherwise.
         make_progress: see `ProgressMaker`.
 
     Raises:
         BadImages: with every unusable training image, unless `skip_bad`.
         ConfigError: a level that the network does not have, `add` together with `overwrite` or with
-            a URL, a URL that cannot be written, or a `reuse_saliency` whose maps are not those that
-            this build would compute.
+            a URL, a URL that cannot be written, a `reuse_saliency` whose maps are not those that
+            this build would compute, or donors that are to be textures without any.
         DataError: fewer than two usable images.
         SetError: the folder holds a set of other options or images and `overwrite` is not given,
             or, with `add`, one of other options or one that was not built; or `reuse_saliency` is
@@ -115,6 +119,7 @@ def build_set(
             "--add and --overwrite exclude each other",
             hint="--add keeps what is there, --overwrite replaces it: pass one of them",
         )
+    textures = needed_textures(config, textures)
     output = output_of(out, category, add=add)
     with output.writing():
         stored = None
@@ -123,7 +128,7 @@ def build_set(
         given = None if weights is None else str(weights)
         if given is not None and backend.is_cluster:
             given = os.path.abspath(given)
-        recipe = _recipe(category, config, given, device, stored)
+        recipe = _recipe(category, config, given, device, stored, textures)
         if stored is not None:
             stored.check_recipe(recipe)
         scan = scan_samples(
@@ -194,6 +199,7 @@ def build_set(
             overwrite=overwrite,
             kept=frozenset() if addition is None else addition.kept,
             canvases=scan.canvases,
+            textures=textures,
             progress=make_progress(label, "images") if make_progress else None,
         )
         entries = made.entries if addition is None else addition.entries(made.entries)
@@ -296,6 +302,7 @@ def _recipe(
     weights: str | None,
     device: str,
     stored: StoredSaliency | None,
+    textures: Textures | None,
 ) -> dict:
     """The manifest's recipe; loads the network where it is needed, if only for its digest."""
     levels: tuple[int, ...] = ()
@@ -315,7 +322,9 @@ def _recipe(
                 expected=f"some of {', '.join(map(str, known))}",
                 hint="change --levels or --network",
             )
-    recipe = config.recipe(levels=levels, network_digest=digest)
+    recipe = config.recipe(
+        levels=levels, network_digest=digest, textures=textures and textures.recipe()
+    )
     return recipe | {"format": category.format, "split_rule": category.split_rule}
 
 

@@ -8,9 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
+
 from generator.config import BuildConfig
 from generator.scan import Canvas, ScannedImage
 from generator.stored_saliency import StoredMaps
+from generator.textures import Textures
 from generator.unit import Unit, computed_maps, load_again
 
 # Units whose images are read while the GPU works on another.
@@ -25,29 +28,43 @@ class PreparedUnit:
     Attributes:
         stored: its saliency maps, where the worker is not to compute them.
         canvases: its fitted images, where they are at hand.
+        textures: (H, W, 3) uint8 each, its donors, where they come from a folder.
     """
 
     unit: Unit
     stored: StoredMaps | None = None
     canvases: tuple[Canvas, ...] | None = field(default=None, repr=False)
+    textures: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
+
+
+def texture_pool(
+    textures: Textures | None, unit: Unit, config: BuildConfig
+) -> tuple[np.ndarray, ...] | None:
+    """The donors of a unit, (H, W, 3) uint8 each; None where they come from no folder."""
+    return None if textures is None else textures.pool(config.seed, unit.images[0].digest)
 
 
 def with_canvases(
     units: Sequence[Unit],
     stored: Mapping[str, StoredMaps | None],
     kept: MutableMapping[str, Canvas],
+    config: BuildConfig,
+    *,
+    textures: Textures | None = None,
 ) -> Iterator[PreparedUnit]:
-    """Adds the canvases that the scan kept, and takes them out there.
+    """Adds the canvases that the scan kept, and takes them out there; and donors of a folder.
 
     Args:
         units: in the order in which they are made.
         stored: saliency maps by the unit's name.
         kept: canvases by digest. Units of which it lacks one read their files again.
+        config: the build's options.
+        textures: what the units' donors are chosen from; None for donors that need no folder.
     """
     for unit in units:
         found = [kept.pop(image.digest, None) for image in unit.images]
         whole = None if any(canvas is None for canvas in found) else tuple(found)
-        yield PreparedUnit(unit, stored[unit.name], whole)
+        yield PreparedUnit(unit, stored[unit.name], whole, texture_pool(textures, unit, config))
 
 
 def with_maps(
@@ -59,6 +76,7 @@ def with_maps(
     weights: str | None,
     device: str,
     max_pixels: int,
+    textures: Textures | None = None,
 ) -> Iterator[PreparedUnit]:
     """Runs the network here, for workers that do the rest: a GPU serves one process best.
 
@@ -66,7 +84,7 @@ def with_maps(
     write meanwhile. The maps are those that `build_unit` would have computed.
 
     Args:
-        units, kept: as in `with_canvases`.
+        units, kept, textures: as in `with_canvases`.
         config, levels, weights, device, max_pixels: as in `build_unit`.
 
     Raises:
@@ -87,4 +105,4 @@ def with_maps(
             unit, reading = waiting.popleft()
             canvases = tuple(future.result() for future in reading)
             maps = computed_maps(canvases, config, levels=levels, weights=weights, device=device)
-            yield PreparedUnit(unit, maps, canvases)
+            yield PreparedUnit(unit, maps, canvases, texture_pool(textures, unit, config))

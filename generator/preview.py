@@ -13,12 +13,15 @@ from generator.policies import POLICIES
 from generator.preview_tiles import (
     ANCHOR_COLOURS,
     anchor_tile,
+    donor_tile,
     negative_tiles,
     region_of,
     saliency_tile,
+    view_tile,
 )
 from generator.regions import Regions
 from manifests.annotate import Colour, fit_tile
+from manifests.edits import Blend
 from manifests.sheet import Tile, sheet
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ POLICIES_PER_BLOCK = 2
 """More side by side and the sheet is wider than a screen."""
 
 _TILES_PER_NEGATIVE = 4
+GUIDED = "saliency-perlin"
+"""The policy that may see all maps as one."""
 
 
 def preview_sheet(
@@ -41,11 +46,11 @@ def preview_sheet(
 ) -> np.ndarray:
     """Draws normal `i` and all its negatives, in blocks of two policies, one below the other.
 
-    A block has a row per saliency level and repeat, or per draw where its policies use no saliency.
-    A row holds the saliency map over the image, or the image alone, and, per policy, the region
-    that the anchors were drawn from with the anchors on it, the negative, its mask and its
-    difference from the normal.
-    The regions are made again from the stored saliency, as the build does.
+    A block has a row per saliency level and repeat, or per draw where its policies see no level by
+    itself. A row holds the saliency map over the image, or the image alone, and, per policy, the
+    region that the anchors were drawn from with the anchors on it, or what is mixed in with the
+    border of the mask, then the negative, its mask and its difference from the normal.
+    Regions and combined maps are made again from the stored saliency, as the build does.
 
     Args:
         negative_set: an open set, stored as pixels or anchors, with or without saliency.
@@ -66,30 +71,34 @@ def preview_sheet(
     normal = negative_set.normal(i)
     regions = Regions.from_recipe(negative_set.manifest.recipe, path=negative_set.path)
     numbers = np.flatnonzero(negative_set.negative_normal == i)
-    negatives = {}
+    negatives, donors = {}, {}
     for j in numbers.tolist():
         one = negative_set[j]
         negatives[one.policy, one.level, one.repeat] = one
+        donors |= negative_set.donors(j)
     maps = {level: negative_set.saliency(i, level) for level in negative_set.levels}
-    blocks = _blocks(negative_set) or [_Block((), (), frozenset())]
+    blocks = _blocks(negative_set) or [_Block((), (), frozenset(), None)]
     parts = []
     for block in blocks:
         rows: list[list[Tile | None]] = []
         cut = {level: region_of(maps.get(level), normal, level, regions) for level in block.levels}
+        # The normal itself where there is no map: something to compare with, and the columns of all
+        # blocks stand below each other.
+        whole: Tile = (normal.image, "as it is")
+        if block.view is not None:
+            whole = view_tile(normal, list(maps.values()), block.view)
         for level, repeat in block.places:
-            # The normal itself where there is no map: something to compare with, and the columns
-            # of all blocks stand below each other.
-            row: list[Tile | None] = [
-                saliency_tile(normal, maps.get(level))
-                if level != NO_LEVEL
-                else (normal.image, "as it is")
-            ]
+            lead = saliency_tile(normal, maps.get(level)) if level != NO_LEVEL else whole
+            row: list[Tile | None] = [lead]
             for policy, colour in block.policies:
                 negative = negatives.get((policy, level, repeat))
                 if (policy, level) not in block.used:
                     row += [None] * _TILES_PER_NEGATIVE
                 elif negative is None:
                     row += [(None, "no visible negative found")] * _TILES_PER_NEGATIVE
+                elif any(isinstance(edit, Blend) for edit in negative.edits):
+                    row.append(donor_tile(normal, negative, donors, colour, tile_px))
+                    row += negative_tiles(normal, negative, gain)
                 else:
                     row.append(anchor_tile(normal, negative, *cut[level], colour, tile_px))
                     row += negative_tiles(normal, negative, gain)
@@ -117,11 +126,14 @@ class _Block:
         policies: names and the colours of their anchors.
         places: level and repeat of every row.
         used: policy and level of the negatives that the set has of any image.
+        view: how its policies see the maps of all levels as one, "mean" or "max"; None where they
+            do not.
     """
 
     policies: tuple[tuple[str, Colour], ...]
     places: tuple[tuple[int, int], ...]
     used: frozenset[tuple[str, int]]
+    view: str | None
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -134,7 +146,8 @@ class _Block:
     @property
     def groups(self) -> list[tuple[str, int]]:
         names = [(name, _TILES_PER_NEGATIVE) for name, _ in self.policies]
-        return [("saliency" if self.has_saliency else "normal", 1), *names]
+        is_map = self.has_saliency or self.view is not None
+        return [("saliency" if is_map else "normal", 1), *names]
 
     @property
     def row_titles(self) -> list[str]:
@@ -148,9 +161,9 @@ class _Block:
 
 
 def _blocks(negative_set: NegativeSet) -> list[_Block]:
-    """Two policies each, those that use saliency first, as wide and as high as the whole set asks.
+    """Two policies each, those that see single levels first, then those that see all as one.
 
-    What one image lacks thus has its place on its sheet.
+    As wide and as high as the whole set asks: what one image lacks has its place on its sheet.
     """
     drawn = set(
         zip(
@@ -164,18 +177,33 @@ def _blocks(negative_set: NegativeSet) -> list[_Block]:
     names = sorted(negative_set.policies, key=_build_order)
     colours = {name: ANCHOR_COLOURS[n % len(ANCHOR_COLOURS)] for n, name in enumerate(names)}
     with_map = {*negative_set.levels, *(level for _, level in used)} - {NO_LEVEL}
+    recorded = _recorded_view(negative_set.manifest.recipe)
+    guided = {GUIDED} if recorded is not None else set()
+    groups = (
+        (sorted(with_map), None, names),
+        ([NO_LEVEL], recorded, [name for name in names if name in guided]),
+        ([NO_LEVEL], None, [name for name in names if name not in guided]),
+    )
     blocks = []
-    for levels in (sorted(with_map), [NO_LEVEL]):
-        kinds = [name for name in names if any((name, level) in used for level in levels)]
-        if not kinds and levels == [NO_LEVEL]:
+    for levels, view, allowed in groups:
+        kinds = [name for name in allowed if any((name, level) in used for level in levels)]
+        if not kinds and (used or levels == [NO_LEVEL]):
             continue
         for start in range(0, max(len(kinds), 1), POLICIES_PER_BLOCK):
             part = kinds[start : start + POLICIES_PER_BLOCK]
             repeats = {n for name, level, n in drawn if name in part and level in levels} or {0}
             places = tuple((level, repeat) for level in levels for repeat in sorted(repeats))
             if places:
-                blocks.append(_Block(tuple((name, colours[name]) for name in part), places, used))
+                coloured = tuple((name, colours[name]) for name in part)
+                blocks.append(_Block(coloured, places, used, view))
     return blocks
+
+
+def _recorded_view(recipe: Mapping[str, object]) -> str | None:
+    """How `GUIDED` saw all maps as one; None where it did not, or several sets that differ did."""
+    perlin = recipe.get("perlin")
+    view = perlin.get("saliency") if isinstance(perlin, Mapping) else None
+    return view if view in ("mean", "max") else None
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -211,6 +239,6 @@ def _notes(
         f"content {normal.digest[:16]}…",
         "negatives: " + ", ".join(f"{count} {name}" for name, count in counts.items()),
     ]
-    if regions is not None:
+    if regions is not None and any((one.anchors != -1).any() for one in negatives.values()):
         notes.append(f"salient anchors from {regions.in_words}")
     return tuple(notes)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from generator.regions import Regions
 from generator.saliency import upsample
+from generator.saliency_views import combined_saliency
 from manifests.annotate import (
     BLUE,
     GREEN,
@@ -20,9 +23,10 @@ from manifests.annotate import (
     difference,
     fit_tile,
     mask_image,
+    outline,
     overlay,
 )
-from manifests.edits import Box
+from manifests.edits import Blend, Box, DonorTransform, render
 from manifests.schema import FALLBACKS
 from manifests.sheet import Tile
 
@@ -50,6 +54,15 @@ def saliency_tile(normal: Normal, saliency: np.ndarray | None) -> Tile:
     full = upsample(saliency, *normal.image.shape[:2])
     height, width = saliency.shape
     return overlay(normal.image, full), f"{height}×{width} map"
+
+
+def view_tile(normal: Normal, maps: Sequence[np.ndarray], view: str) -> Tile:
+    """The maps of all levels, (h, w) uint8 each, as a policy sees them as one, over the image."""
+    if not maps:
+        return None, "no saliency stored"
+    height, width = normal.image.shape[:2]
+    full = combined_saliency(maps, height, width, normal.canvas_box, view=view)
+    return overlay(normal.image, full), f"{view} of {len(maps)} levels"
 
 
 def region_of(
@@ -102,6 +115,39 @@ def anchor_tile(
     if negative.fallback:
         lines.append(f"fallback: {FALLBACKS[negative.fallback]}")
     return boxes(shown, scaled, colours), "\n".join(lines)
+
+
+def donor_tile(
+    normal: Normal,
+    negative: Negative,
+    donors: Mapping[str, np.ndarray],
+    colour: Colour,
+    tile_px: int,
+) -> Tile:
+    """What the negative mixes in, as it lies on the canvas, with the border of the mask.
+
+    Args:
+        normal, negative: with at least one `Blend`; of several the first is shown.
+        donors: (Hd, Wd, 3) uint8 by digest.
+        colour: of the border.
+        tile_px: longest side of the picture.
+    """
+    blend = next(edit for edit in negative.edits if isinstance(edit, Blend))
+    everywhere = replace(blend, mask=np.ones_like(blend.mask), alpha=255)
+    laid, _ = render(normal.image, (everywhere,), donors)
+    shown = outline(fit_tile(laid, tile_px), fit_tile(blend.mask, tile_px), colour, width_px=1)
+    which = "the image itself" if blend.donor == normal.digest else "donor"
+    return shown, f"{which}, weight {blend.alpha / 255:.2f}\n{_transform_words(blend.transform)}"
+
+
+def _transform_words(transform: DonorTransform) -> str:
+    words = [
+        f"turned {90 * transform.quarter_turns}°" if transform.quarter_turns else "",
+        "flipped" if transform.flip_y or transform.flip_x else "",
+        "shifted" if any(transform.shift) else "",
+        "recoloured" if transform.lut is not None else "",
+    ]
+    return ", ".join(filter(None, words)) or "as it is"
 
 
 def negative_tiles(normal: Normal, negative: Negative, gain: float) -> list[Tile]:

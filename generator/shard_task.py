@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from generator.config import BuildConfig
 from generator.made_shard import MadeShard
 from generator.stored_saliency import StoredMaps
@@ -60,6 +62,8 @@ class ShardTask:
     Attributes:
         files: what is in the images' files, for a machine that does not see them.
         stored: where the saliency maps come from instead of a network.
+        textures: (H, W, 3) uint8 each, the donors, where they are to come from a folder that nobody
+            else need see.
     """
 
     unit: Unit
@@ -67,6 +71,7 @@ class ShardTask:
     place: Place
     files: tuple[bytes, ...] | None = field(default=None, repr=False)
     stored: StoredMaps | None = field(default=None, repr=False)
+    textures: tuple[np.ndarray, ...] | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return images_in_words(self.unit)
@@ -130,6 +135,7 @@ def _write(task: ShardTask, path: Path) -> MadeShard:
         max_pixels=work.max_pixels,
         stored=task.stored,
         files=task.files,
+        textures=task.textures,
     )
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from generator.config import BuildConfig
+from generator.donors import shard_donors
 from generator.made_shard import MadeShard
 from generator.negatives import negatives_of_image, policy_of
+from generator.policies.donor import Donor
 from generator.scan import Canvas, ScannedImage
 from generator.stored_saliency import CarriedMaps, StoredMaps
 from generator.thread_count import torch_threads
@@ -95,6 +97,7 @@ def build_unit(
     stored: StoredMaps | None = None,
     files: Sequence[bytes] | None = None,
     canvases: Sequence[Canvas] | None = None,
+    textures: Sequence[np.ndarray] | None = None,
 ) -> MadeShard:
     """Makes and writes one shard.
 
@@ -106,6 +109,7 @@ def build_unit(
         stored: the shard to take the saliency maps from.
         files: what is in the images' files, where they cannot be read from here.
         canvases: the fitted images, where they are at hand; the files are then left alone.
+        textures: (H, W, 3) uint8 each, where these are to be the donors.
 
     Raises:
         ImageError: a file changed since it was scanned.
@@ -119,22 +123,32 @@ def build_unit(
     cv2.setNumThreads(1)
     maps_of, environment = _saliency_source(unit, config, levels, weights, device, stored)
     policies = {name: policy_of(name, config) for name in config.policies}
+    # All of them, as any may be a donor of any other. The shard is written from memory anyway.
+    loaded = canvases or [
+        load_again(image, config, data=files and files[row], max_pixels=max_pixels)
+        for row, image in enumerate(unit.images)
+    ]
+    donors: tuple[Donor, ...] = ()
+    if config.needs_donors:
+        digests = [image.digest for image in unit.images]
+        donors = shard_donors(config, digests, loaded, textures=textures)
     normals: list[NormalRecord] = []
     negatives: list[NegativeRecord] = []
     for start in range(0, len(unit.images), config.batch):
-        batch = unit.images[start : start + config.batch]
-        if canvases is not None:
-            loaded = canvases[start : start + len(batch)]
-        else:
-            loaded = [
-                load_again(image, config, data=files and files[row], max_pixels=max_pixels)
-                for row, image in enumerate(batch, start)
-            ]
-        maps = maps_of(start, np.stack([canvas for canvas, _ in loaded]))
-        for index, (image, (canvas, box)) in enumerate(zip(batch, loaded, strict=True)):
+        part = slice(start, start + config.batch)
+        batch = list(zip(unit.images[part], loaded[part], strict=True))
+        maps = maps_of(start, np.stack([canvas for _, (canvas, _) in batch]))
+        for index, (image, (canvas, box)) in enumerate(batch):
             own = {level: maps[level][index] for level in levels}
             normal, drawn = negatives_of_image(
-                image, canvas, box, own, config, policies=policies, row=start + index
+                image,
+                canvas,
+                box,
+                own,
+                config,
+                policies=policies,
+                row=start + index,
+                donors=donors,
             )
             normals.append(normal)
             negatives += drawn
@@ -142,6 +156,7 @@ def build_unit(
         folder / unit.name,
         normals,
         negatives,
+        donors={donor.digest: donor.image for donor in donors},
         store=config.store,
         unit_digest=unit.digest,
         environment=environment,

@@ -12,10 +12,12 @@ from generator.assembly import Progress
 from generator.leftovers import check_same
 from generator.made_shard import Kind, MadeShard
 from generator.output import Labour, Made, Stored
+from generator.prepared import texture_pool
 from generator.remote_run import begin_run, plan_digest, read_marker, read_note
 from generator.scan import Canvas, Scan, ScannedImage
 from generator.shard_task import ShardTask, Work, make_shard
 from generator.stored_saliency import CarriedMaps, StoredMaps, StoredShard
+from generator.textures import Textures
 from generator.unit import Unit
 from manifests.errors import ConfigError, SetError
 from manifests.images import read_bytes
@@ -91,6 +93,7 @@ class UrlOutput:
         overwrite: bool,
         kept: frozenset[str],
         canvases: MutableMapping[str, Canvas],
+        textures: Textures | None,
         progress: Progress | None,
     ) -> Made:
         """See `Output.make`. Nothing is `kept`: `--add` needs a folder."""
@@ -115,6 +118,7 @@ class UrlOutput:
                 place=place,
                 files=_files(unit.images, work.max_pixels) if is_carried else None,
                 stored=_maps(stored[unit.name], unit, work, is_carried=is_carried),
+                textures=texture_pool(textures, unit, work.config),
             )
 
         with labour.backend.run(

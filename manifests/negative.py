@@ -35,7 +35,8 @@ class Negative:
     Args:
         image: (H, W, 3) uint8 RGB on the set's canvas.
         mask: (H, W) bool, the pixels that were edited.
-        policy, level, repeat: which draw it is; level is -1 for a policy without saliency.
+        policy, level, repeat: which draw it is; level is -1 where no single level's map was
+            looked at.
         anchors: (2, 4) int32, boxes `(y, x, h, w)`, -1 where unused.
         source: path of the source image of its normal.
         normal: index of its normal in the set.

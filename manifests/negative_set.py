@@ -14,6 +14,7 @@ from manifests.probe import HostileShard, familiarise
 from manifests.schema import MANIFEST_NAME, Manifest, read_manifest
 from manifests.set_checks import entry_problems, size_problems
 from manifests.shard import Shard
+from manifests.shard_records import donors_of
 from manifests.url import is_url
 
 __all__ = ["CHECKS", "Negative", "NegativeSet", "Normal"]
@@ -214,6 +215,11 @@ class NegativeSet:
             fallback=int(index.fallback[row]),
             digest=index.negative_digests[row],
         )
+
+    def donors(self, j: int) -> dict[str, np.ndarray]:
+        """Images (Hd, Wd, 3) uint8 that negative `j` mixes in, by digest. Raises as `[j]` does."""
+        shard, row, _ = self._place(self._negative_start, j)
+        return {digest: shard.donor(digest) for digest in sorted(donors_of(shard.edits(row)))}
 
     def negative_image(self, j: int) -> np.ndarray:
         """Image of negative `j` alone, (H, W, 3) uint8: what training reads."""

@@ -85,7 +85,7 @@ class NegativeRecord:
     Args:
         normal: row of its normal in the same shard.
         policy: name of the policy that made it.
-        level: saliency level, -1 for a policy that uses none.
+        level: saliency level, -1 for a policy that looks at no level by itself.
         repeat: number of the draw, from 0.
         anchors: (2, 4) int32, boxes `(y, x, h, w)`, -1 where unused.
         edits: what makes it out of the normal.

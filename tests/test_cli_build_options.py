@@ -243,6 +243,11 @@ def test_progress_goes_to_stderr_unless_quiet(photos, tmp_path):
         ("--most-salient", "1"),
         ("--colour-jitter", "0.5"),
         ("--feather", "-1"),
+        ("--perlin-cells", "0,9"),
+        ("--perlin-cells", "0.5,2"),
+        ("--alpha", "0,1"),
+        ("--saliency", "min"),
+        ("--donors", "textures"),
     ],
 )
 def test_wrong_values_are_refused_by_name(option, value, photos, tmp_path):
@@ -261,6 +266,8 @@ def test_every_option_is_tested_here():
         "--backend", "--scheduler",
         # in test_gen_add.py and test_gen_export.py
         "--add", "--licence", "--attribution",
+        # in test_cli_forged.py
+        "--perlin-cells", "--alpha", "--saliency", "--donors", "--textures",
         # in test_gen_pipeline.py
         "--max-megapixels", "--skip-bad", "--overwrite",
     }  # fmt: skip

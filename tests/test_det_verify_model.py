@@ -145,7 +145,11 @@ def test_what_a_guided_model_holds_follows_from_its_guidance(tmp_path):
             (GUIDED, bare, "other tensors"),
             (GUIDED, guided | {"more/x": guided["guidance/to_rgb.bias"]}, "other tensors"),
             (GUIDED, guided | {"references/image": np.zeros((2, 6, 8, 4), np.uint8)}, "U8 (2"),
-            (GUIDED, guided | {"references/image": np.zeros((3, 6, 8, 3), np.uint8)}, "has another"),
+            (
+                GUIDED,
+                guided | {"references/image": np.zeros((3, 6, 8, 3), np.uint8)},
+                "has another",
+            ),
             (GUIDED, guided | {"guidance/to_rgb.bias": np.zeros(3)}, "guidance/to_rgb.bias has"),
         ]
     ):

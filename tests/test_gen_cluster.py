@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from conftest import IMAGE_SIZE, REPO, invoke_gen
 from test_gen_pipeline import digests, good_photos
+from test_gen_textures import texture_folder
 
 from generator import output, pipeline, scan
 from manifests.errors import ConfigError, WorkerError
@@ -71,6 +72,27 @@ def test_a_url_needs_no_worker_that_sees_the_images(
         "--shard-images", 4, "--reuse-saliency", built, "--jobs", 1,
     )  # fmt: skip
     assert digests(tmp_path / "out" / category_name) == digests(built / category_name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "url"])
+def test_textures_travel_with_the_task(cluster, tmp_path, monkeypatch, kind):
+    """Workers find no folder of textures: it is gone before the first shard is sent."""
+    photos = good_photos(tmp_path / "photos", 5)
+    folder = texture_folder(tmp_path / "textures")
+    more = ("--image-size", 64, "--shard-images", 2, "--policies", "perlin", "--textures", folder)
+    invoke_gen("build", photos, "--out", tmp_path / "one", *more, "--jobs", 1, "--quiet")
+    real = scan.scan_samples
+
+    def remove_first(*arguments, **options):
+        folder.rename(tmp_path / "gone")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "scan_samples", remove_first)
+    out = tmp_path / "out" if kind == "folder" else f"file://{tmp_path}/out"
+    on(cluster, photos, out, *more)
+    assert not folder.exists()
+    assert digests(tmp_path / "out" / "photos") == digests(tmp_path / "one" / "photos")
+    assert verify_set(tmp_path / "out" / "photos") == []
 
 
 def test_failures_name_worker_and_image_and_the_next_run_goes_on(cluster, tmp_path, monkeypatch):

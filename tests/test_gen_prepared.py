@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_gen_textures import texture_folder
 
 from generator import pipeline, prepared, unit
 from generator.config import BuildConfig
@@ -13,6 +14,7 @@ from generator.pipeline import build_set
 from generator.prepared import with_canvases, with_maps
 from generator.scan import scan_samples
 from generator.shard_task import Work
+from generator.textures import Textures
 from generator.unit import Unit, plan_units
 from manifests.datasets import Category, open_data
 from manifests.errors import ImageError
@@ -51,7 +53,7 @@ def test_canvases_are_taken_out_and_a_unit_that_lacks_one_reads_its_files(catego
     scan, units = scanned(category, 1 << 30)
     kept = dict(scan.canvases)
     del kept[units[1].images[2].digest]
-    found = list(with_canvases(units, {one.name: None for one in units}, kept))
+    found = list(with_canvases(units, {one.name: None for one in units}, kept, BuildConfig()))
     assert [one.unit for one in found] == units
     assert [one.canvases is None for one in found] == [False, True, False]
     assert [len(found[0].canvases), len(found[2].canvases)] == [4, 1]
@@ -78,8 +80,13 @@ def test_maps_of_the_first_process_are_those_of_a_worker(category):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_network_in_the_first_process_gives_the_same_bytes(category, tmp_path, monkeypatch, jobs):
-    expected = build_set(category, CONFIG, tmp_path / "a", jobs=1)
+@pytest.mark.parametrize("policies", [CONFIG.policies, ("saliency-perlin",)])
+def test_a_network_in_the_first_process_gives_the_same_bytes(
+    category, tmp_path, monkeypatch, jobs, policies
+):
+    config = replace(CONFIG, policies=policies, donors="textures")
+    textures = Textures.open(texture_folder(tmp_path / "textures"), config.geometry)
+    expected = build_set(category, config, tmp_path / "a", jobs=1, textures=textures)
     monkeypatch.setattr(Work, "is_for_gpu", property(lambda work: bool(work.levels)))
     calls = []
 
@@ -88,7 +95,7 @@ def test_a_network_in_the_first_process_gives_the_same_bytes(category, tmp_path,
         return with_maps(*arguments, **options)
 
     monkeypatch.setattr("generator.output.with_maps", counted)
-    found = build_set(category, CONFIG, tmp_path / "b", jobs=jobs)
+    found = build_set(category, config, tmp_path / "b", jobs=jobs, textures=textures)
     assert len(calls) == 1 and found.set_digest == expected.set_digest
 
 

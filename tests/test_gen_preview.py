@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from generator.preview import preview_sheet
-from generator.preview_tiles import ANCHOR_COLOURS, SOURCE_COLOUR, anchor_tile
-from manifests.annotate import GREEN, SKY, VERMILION
+from generator.preview_tiles import ANCHOR_COLOURS, SOURCE_COLOUR, anchor_tile, donor_tile
+from generator.saliency_views import combined_saliency
+from manifests.annotate import GREEN, SKY, VERMILION, overlay
 from manifests.digest import array_digest
-from manifests.edits import Copy, render
+from manifests.edits import Blend, Copy, DonorTransform, render
 from manifests.errors import ConfigError, SetError
 from manifests.geometry import Geometry
 from manifests.negative_set import NegativeSet
@@ -271,6 +272,65 @@ def test_source_of_a_single_copy_is_white(tmp_path):
         spots = np.argwhere((picture == colour).all(axis=2))
         assert spots.min(axis=0).tolist() == [y, x]
         assert spots.max(axis=0).tolist() == [y + h - 1, x + w - 1]
+
+
+def _blend(image, policy, level, donor, *, normal=1, repeat=0):
+    """`donor` mixed in under a square, turned."""
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[10:30, 20:50] = True
+    edits = (Blend(array_digest(donor), DonorTransform(2), mask, 200),)
+    pixels, mask = render(image, edits, {array_digest(donor): donor})
+    return dataclasses.replace(
+        _negative(image, policy, level, normal=normal, repeat=repeat, anchors=UNUSED),
+        edits=edits,
+        image=pixels,
+        mask=mask,
+        digest=negative_digest(pixels, mask),
+    )
+
+
+def test_what_a_blend_mixes_in_is_shown_as_it_lies(tmp_path):
+    donor = _gradient(shift=7)  # the other normal of the set
+    rows = [_blend(_gradient(), "perlin", -1, donor)]
+    with _write(tmp_path / "part", _gradient(), rows, {4: _square()}) as negative_set:
+        assert list(negative_set.donors(1)) == [array_digest(donor)]
+        normal, negative = negative_set.normal(1), negative_set[1]
+        picture, caption = donor_tile(normal, negative, negative_set.donors(1), SKY, WIDTH)
+        sheet = preview_sheet(negative_set, 1, tile_px=WIDTH)
+    assert caption == "donor, weight 0.78\nturned 180°"
+    # Just outside the mask lies its border, and a dark line around that.
+    near = np.zeros((HEIGHT, WIDTH), bool)
+    near[8:32, 18:52] = True
+    near[10:30, 20:50] = False
+    assert (picture[~near] == donor[::-1, ::-1][~near]).all()
+    assert (picture[9, 20:50] == SKY).all()
+    assert _times(sheet, picture) == 1
+    itself = _blend(_gradient(), "perlin", -1, _gradient())
+    with _write(tmp_path / "own", _gradient(), [itself], {4: _square()}) as negative_set:
+        tile = donor_tile(
+            negative_set.normal(1), negative_set[1], negative_set.donors(1), SKY, WIDTH
+        )
+    assert tile[1].startswith("the image itself, weight")
+
+
+@pytest.mark.parametrize("view", ["mean", "max", None])
+def test_blends_guided_by_all_maps_stand_beside_what_they_saw(tmp_path, view):
+    donor = _gradient(shift=7)
+    other = np.zeros((12, 18), np.uint8)
+    other[0:4, 0:9] = 200
+    maps = {4: _square(), 9: other}
+    rows = [_blend(_gradient(), name, -1, donor) for name in ("saliency-perlin", "perlin")]
+    with _write(tmp_path / "part", _gradient(), rows, maps) as negative_set:
+        negative_set.manifest.recipe["perlin"] = {"saliency": view}
+        sheet = preview_sheet(negative_set, 1, tile_px=WIDTH)
+    for one in ("mean", "max"):
+        box = (0, 0, HEIGHT, WIDTH)
+        full = combined_saliency(list(maps.values()), HEIGHT, WIDTH, box, view=one)
+        assert _times(sheet, overlay(_gradient(), full)) == (one == view)
+    # In the heading, and in one row of each block that shows no map.
+    assert _times(sheet, _gradient()) == 2
+    for row in rows:
+        assert _times(sheet, row.image) == 2  # both blends are the same
 
 
 def test_most_salient_region_follows_the_recipe(tmp_path):

@@ -157,10 +157,20 @@ def test_options_of_the_network_are_named_as_idle(photos, tmp_path):
 
 
 def test_idle_options_of_a_build_with_saliency():
+    forging = {"perlin_cells", "alpha", "saliency", "donors"}
     usual = BuildConfig()
-    assert usual.idle_fields == {"most_salient", "colour_jitter"}
-    assert BuildConfig(regions="most-salient").idle_fields == {"n_clusters", "colour_jitter"}
+    assert usual.idle_fields == {"most_salient", "colour_jitter"} | forging
+    assert (
+        BuildConfig(regions="most-salient").idle_fields == {"n_clusters", "colour_jitter"} | forging
+    )
     assert BuildConfig(policies=tuple(POLICIES)).idle_fields == {"most_salient"}
+    plain = BuildConfig(policies=("perlin",)).idle_fields
+    guided = BuildConfig(policies=("saliency-perlin",)).idle_fields
+    assert plain & forging == {"saliency"} and not guided & forging
+    assert {"network", "cluster", "area_frac", "feather_px"} <= plain
+    # Clusters are stored beside the maps, but nothing starts in any of them.
+    assert plain - guided == {"network", "precision", "threads", "batch", "regions", "n_clusters",
+                              "saliency"}  # fmt: skip
 
 
 def test_every_policy_gets_its_options():
@@ -176,6 +186,9 @@ def test_every_policy_gets_its_options():
         feather_px=2.0,
         noop_tolerance=5.0,
         cluster="min",
+        perlin_cells=(1, 3),
+        alpha=(0.3, 0.6),
+        saliency="max",
     )
     for name in POLICIES:
         own = policy_of(name, config).config
@@ -194,6 +207,13 @@ def test_every_policy_gets_its_options():
         ("colour_jitter", 0.5, "--colour-jitter"),
         ("feather_px", 65.0, "--feather"),
         ("levels", tuple(range(65)), "--levels"),
+        ("perlin_cells", (3, 2), "--perlin-cells"),
+        ("perlin_cells", (0, 9), "--perlin-cells"),
+        ("perlin_cells", (0.0, 5.0), "--perlin-cells"),
+        ("alpha", (0.0, 1.0), "--alpha"),
+        ("alpha", (0.5, 1.1), "--alpha"),
+        ("saliency", "min", "--saliency"),
+        ("donors", "others", "--donors"),
     ],
 )
 def test_config_refuses(field, value, option):

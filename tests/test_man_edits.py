@@ -86,7 +86,11 @@ def test_copies_equal_the_literal_reference(seed):
 
 @pytest.mark.parametrize("shape", [(H, W), (9, 40), (50, 13), (1, 1)])
 @pytest.mark.parametrize("seed", range(3))
-def test_blends_equal_the_literal_reference_for_donors_of_any_size(shape, seed):
+@pytest.mark.parametrize("band_px", [1, 25, 1 << 20])
+def test_blends_equal_the_literal_reference_for_donors_of_any_size(
+    shape, seed, band_px, monkeypatch
+):
+    monkeypatch.setattr("manifests.edits._BAND_PX", band_px)  # one row at a time, two, all
     rng = np.random.default_rng(seed)
     donors = {DONOR: picture(*shape, seed=9)}
     edit = random_blend(rng)

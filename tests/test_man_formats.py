@@ -38,7 +38,7 @@ from reference.formats_reader import FormatError, read_recipe, read_set
 from reference.loose_sets import loose_set
 from reference.small_sets import H, W, records
 
-POLICIES = "swap,scar,random-swap,random-scar,cutpaste,cutpaste-scar"
+POLICIES = "swap,scar,random-swap,random-scar,cutpaste,cutpaste-scar,perlin,saliency-perlin"
 ALLOWED_IMPORTS = {"base64", "gzip", "h5py", "hashlib", "json", "math", "numpy", "pathlib", "zlib"}
 
 
@@ -154,7 +154,7 @@ def test_the_sets_hold_all_that_the_page_describes(written):
     """Else the reader would agree because nothing was asked of it."""
     built = read_once(written.folder("built"))
     kinds = [row[2] for shard in built["shards"] for row in shard["negatives"]]
-    assert set(kinds) == set(POLICIES.split(",")) and len(kinds) == 3 * 6 * 2 * 2
+    assert set(kinds) == set(POLICIES.split(",")) and len(kinds) == 3 * 8 * 2 * 2
     assert len(built["shards"]) == 2
     boxes = [tuple(row[4]) for shard in built["shards"] for row in shard["normals"]]
     assert len(set(boxes)) == 3 and (0, 0, 48, 64) in boxes

@@ -2,8 +2,10 @@
 
 from generator.policies.cutpaste import CutPaste, CutPasteConfig
 from generator.policies.cutpaste_scar import CutPasteScar, CutPasteScarConfig
+from generator.policies.perlin import Perlin, PerlinConfig
 from generator.policies.random_scar import RandomScar, RandomScarConfig
 from generator.policies.random_swap import RandomSwap, RandomSwapConfig
+from generator.policies.saliency_perlin import SaliencyPerlin, SaliencyPerlinConfig
 from generator.policies.scar import Scar, ScarConfig
 from generator.policies.swap import Swap, SwapConfig
 
@@ -14,6 +16,8 @@ POLICIES = {
     "random-scar": RandomScar,
     "cutpaste": CutPaste,
     "cutpaste-scar": CutPasteScar,
+    "perlin": Perlin,
+    "saliency-perlin": SaliencyPerlin,
 }
 CONFIGS = {
     "swap": SwapConfig,
@@ -22,4 +26,6 @@ CONFIGS = {
     "random-scar": RandomScarConfig,
     "cutpaste": CutPasteConfig,
     "cutpaste-scar": CutPasteScarConfig,
+    "perlin": PerlinConfig,
+    "saliency-perlin": SaliencyPerlinConfig,
 }

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Protocol
 
 import cv2
 import numpy as np
 
+from generator.policies.donor import Donor
 from manifests.edits import Box, Edit, render
 from manifests.errors import ConfigError
 
 MAX_REJECTIONS = 50
+NEEDS = frozenset({"clusters", "saliency", "donors"})
+VIEWS = ("none", "level", "mean", "max")
+
+_NO_DONORS: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
 class ImageContext:
-    """One normal image at one saliency level, as policies see it.
+    """One normal image under one view of its saliency maps, as policies see it.
 
     Attributes:
         image: (H, W, 3) uint8 RGB, the resized normal.
         digest: its content digest, hex.
         valid_box: the part of the canvas that shows the image; the rest is padding, which no
             policy reads or changes.
-        level: id of the saliency level, -1 for policies that need no saliency.
+        level: id of the saliency level, -1 where all are seen together, or none.
         labels: (H, W) uint8, the cluster of each pixel, 0 for the least salient, or None where
-            the policy needs no saliency.
+            no policy of this view needs clusters.
         n_clusters: the number of clusters, 0 where there are none.
+        saliency: (H, W) uint8, the map of this view, 0 to 255 within the valid box and 0 outside,
+            as `generator.saliency_views.combined_saliency` gives it; None where no policy of this
+            view needs it.
+        donors: images that may be mixed in, sorted by digest, the normal itself perhaps among
+            them; empty where no policy needs any.
     """
 
     image: np.ndarray
@@ -36,6 +48,13 @@ class ImageContext:
     level: int
     labels: np.ndarray | None
     n_clusters: int
+    saliency: np.ndarray | None = None
+    donors: tuple[Donor, ...] = ()
+
+    @cached_property
+    def donor_images(self) -> dict[str, np.ndarray]:
+        """The donors' pixels by digest, for `manifests.edits.render`."""
+        return {donor.digest: donor.image for donor in self.donors}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +83,7 @@ class Proposal:
     """One candidate of a draw, before anyone looked whether it is visible.
 
     Attributes:
-        edits: as in `Draw`.
+        edits: as in `Draw`; none where nothing would be changed.
         boxes: at most two anchors.
         fallback: as in `Draw`.
     """
@@ -77,8 +96,17 @@ class Proposal:
 class Policy(Protocol):
     """A way to make a negative from a normal: all of its randomness, none of its rendering."""
 
+    summary: str
+    """What it does, in one line."""
+    source: str
+    """Where it comes from, in a few words."""
     needs: frozenset[str]
-    """What `draw` needs from the context: any of {"saliency", "donors"}."""
+    """What `draw` reads of the context: any of `NEEDS`. For clusters and for saliency a network is
+    run."""
+    view: str
+    """Which saliency it sees, one of `VIEWS`. With "level" it is drawn once per level and repeat,
+    with that level's map; else as often in all, at level -1, with the mean or the largest of all
+    maps or with none."""
 
     def draw(self, rng: np.random.Generator, context: ImageContext) -> Draw | None:
         """Draw the edits of one negative, or None where no visible one was found.
@@ -96,18 +124,28 @@ def required_labels(context: ImageContext) -> np.ndarray:
     return context.labels
 
 
+def required_saliency(context: ImageContext) -> np.ndarray:
+    """The context's saliency map. Raises ValueError where it has none."""
+    if context.saliency is None:
+        raise ValueError("this policy needs a saliency map and the context has none")
+    return context.saliency
+
+
 def first_visible(
     propose: Callable[[], Proposal | None],
     image: np.ndarray,
     *,
     noop_tolerance: float,
+    donors: Mapping[str, np.ndarray] = _NO_DONORS,
 ) -> Draw | None:
     """The first proposal that changes its pixels by more than the tolerance.
 
     Args:
         propose: makes a fresh proposal, or None where there can be none.
         image: (H, W, 3) uint8, the normal.
-        noop_tolerance: grey values 0..255; see `mean_change`.
+        noop_tolerance: grey values 0..255; see `mean_change`. A proposal without edits changes
+            nothing.
+        donors: images (Hd, Wd, 3) uint8 by digest that the edits may mix in.
 
     Returns:
         The draw with the number of proposals rejected before it, or None where `propose` gave up
@@ -119,7 +157,9 @@ def first_visible(
         proposal = propose()
         if proposal is None:
             return None
-        rendered = render(image, proposal.edits, {})
+        if not proposal.edits:
+            continue
+        rendered = render(image, proposal.edits, donors)
         if mean_change(image, *rendered) > noop_tolerance:
             anchors = np.full((2, 4), -1, dtype=np.int32)
             for row, box in enumerate(proposal.boxes):

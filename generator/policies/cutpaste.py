@@ -58,7 +58,10 @@ class CutPaste:
     Differs: pastes that change next to nothing are redrawn; see `jittered_colour` for the colour.
     """
 
+    summary = "one recoloured patch is pasted somewhere else"
+    source = "CutPaste (arXiv 2104.04015)"
     needs: frozenset[str] = frozenset()
+    view = "none"
 
     def __init__(self, config: CutPasteConfig | None = None) -> None:
         self.config = config or CutPasteConfig()

@@ -64,7 +64,10 @@ class CutPasteScar:
     Differs: as `CutPaste`.
     """
 
+    summary = "one recoloured, turned, long and thin box is pasted somewhere else"
+    source = "CutPaste (arXiv 2104.04015)"
     needs: frozenset[str] = frozenset()
+    view = "none"
 
     def __init__(self, config: CutPasteScarConfig | None = None) -> None:
         self.config = config or CutPasteScarConfig()

@@ -44,7 +44,10 @@ class RandomScar:
         saliency adds.
     """
 
+    summary = "two long, thin boxes change places, wherever they lie, each turned"
+    source = "ours, CutSwap without its saliency"
     needs: frozenset[str] = frozenset()
+    view = "none"
 
     def __init__(self, config: RandomScarConfig | None = None) -> None:
         self.config = config or RandomScarConfig()

@@ -43,7 +43,10 @@ class RandomSwap:
         saliency adds.
     """
 
+    summary = "two patches change places, wherever they lie"
+    source = "ours, CutSwap without its saliency"
     needs: frozenset[str] = frozenset()
+    view = "none"
 
     def __init__(self, config: RandomSwapConfig | None = None) -> None:
         self.config = config or RandomSwapConfig()

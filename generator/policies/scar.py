@@ -72,7 +72,10 @@ class Scar:
         feathered seam is ours.
     """
 
-    needs = frozenset({"saliency"})
+    summary = "two long, thin boxes of the most salient region change places, each turned"
+    source = "CutSwap (arXiv 2311.18332)"
+    needs = frozenset({"clusters"})
+    view = "level"
 
     def __init__(self, config: ScarConfig | None = None) -> None:
         self.config = config or ScarConfig()

@@ -66,7 +66,10 @@ class Swap:
         feathered seam is ours.
     """
 
-    needs = frozenset({"saliency"})
+    summary = "two patches of the most salient region change places"
+    source = "CutSwap (arXiv 2311.18332)"
+    needs = frozenset({"clusters"})
+    view = "level"
 
     def __init__(self, config: SwapConfig | None = None) -> None:
         self.config = config or SwapConfig()
