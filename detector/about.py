@@ -36,4 +36,9 @@ ABOUT: dict[str, About] = {
         needs="normal images and negatives with masks, such as --policies saliency-perlin",
         paper="SGSF (arXiv 2209.12440), details from NIGSF (IEEE TCSVT 34(6), 2024)",
     ),
+    "cavga": About(
+        line="autoencoder that attends to all that is normal; the map is what it leaves out",
+        needs="normal images; with --weak the negatives, with --anomalous labelled images",
+        paper="CAVGA, Venkataramanan et al. 2020 (arXiv 1911.08616)",
+    ),
 }

@@ -101,6 +101,7 @@ def fit(context: click.Context, **options) -> None:
                     config,
                     options["out"],
                     weights=options["weights"],
+                    anomalous=options["anomalous"],
                     device=device,
                     overwrite=options["overwrite"],
                     expect=options["expect"],

@@ -26,11 +26,24 @@ DETECTOR_OPTIONS: dict[str, dict[str, str]] = {
         "references": "--references",
         "width": "--width",
     },
+    "cavga": {
+        "latent": "--latent",
+        "latent_channels": "--latent-channels",
+        "latent_stage": "--latent-stage",
+        "expansion": "--expansion",
+        "normaliser": "--normaliser",
+        "weak": "--weak",
+        "anomalous": "--anomalous",
+        "width": "--width",
+    },
 }
 DEFAULT_DETECTOR = "patchcore"
 # Detectors that are trained themselves -> the fields that shape what is trained, beside the
 # schedule. The training of all others ends with an extractor, which is the same for any of them.
-TRAINED_WITH: dict[str, tuple[str, ...]] = {"guided-seg": ("guidance", "width")}
+TRAINED_WITH: dict[str, tuple[str, ...]] = {
+    "guided-seg": ("guidance", "width"),
+    "cavga": tuple(DETECTOR_OPTIONS["cavga"]),
+}
 
 # Fields that models made before them lack, with what held then.
 _LATER: dict[str, object] = {
@@ -38,7 +51,16 @@ _LATER: dict[str, object] = {
     "guidance": True,
     "references": 128,
     "width": None,
+    "latent": "spatial",
+    "latent_channels": 32,
+    "latent_stage": 4,
+    "expansion": 0.01,
+    "normaliser": "sigmoid",
+    "weak": False,
+    "anomalous": None,
 }
+LATENTS = ("spatial", "flat")
+NORMALISERS = ("sigmoid", "ratio")
 _NEVER = object()
 
 
@@ -49,7 +71,7 @@ class FitConfig:
     Attributes:
         network: extractor architecture (see `manifests.weights.load_network`).
         train: the training schedule; `train.updates == 0` leaves the extractor untuned.
-        detector: "patchcore", "gaussian" or "guided-seg".
+        detector: "patchcore", "gaussian", "guided-seg" or "cavga".
         stages: stages whose features make the bank; stage s has stride 2^(s+1). PatchCore only,
             as all of the next five.
         coreset_ratio: share of all patch features kept in the bank.
@@ -61,7 +83,15 @@ class FitConfig:
         guidance: whether a similar normal image guides the segmentation. `guided-seg` only, as the
             next two.
         references: normal images that a model keeps to be guided by, at most.
-        width: channels of the decoder's finest features; None for the detector's own number.
+        width: channels of the decoder's finest features; None for the detector's own number. Of
+            `guided-seg` and `cavga`.
+        latent: "spatial", a latent with a grid, or "flat". `cavga` only, as the next six.
+        latent_channels: of the latent.
+        latent_stage: the stage whose feature map the latent and the attention are of.
+        expansion: weight of the attention expansion loss; 0 for none.
+        normaliser: how evidence becomes attention: "sigmoid" or "ratio".
+        weak: the set's negatives stand for known anomalies in training.
+        anomalous: digest of the files of known anomalies in training; None for none.
         sigma_px: Gaussian blur of the score map at 256 px.
         false_alarm_rate: share of good parts that may exceed the thresholds.
         precision: of the feature pass.
@@ -88,6 +118,13 @@ class FitConfig:
     guidance: bool = True
     references: int = 128
     width: int | None = None
+    latent: str = "spatial"
+    latent_channels: int = 32
+    latent_stage: int = 4
+    expansion: float = 0.01
+    normaliser: str = "sigmoid"
+    weak: bool = False
+    anomalous: str | None = None
     sigma_px: float = 4.0
     false_alarm_rate: float = 0.01
     precision: str = "fp32"
@@ -121,6 +158,14 @@ class FitConfig:
         width = self.width
         # A stranger's model names it too, and memory is taken for what it asks.
         need(width is None or 4 <= width <= 128, "--width", width, "4 to 128")
+        need(self.latent in LATENTS, "--latent", self.latent, " or ".join(LATENTS))
+        channels = self.latent_channels
+        need(1 <= channels <= 1024, "--latent-channels", channels, "1 to 1024")
+        need(0 <= self.latent_stage <= 4, "--latent-stage", self.latent_stage, "0 to 4")
+        need(0 <= self.expansion <= 1000, "--expansion", self.expansion, "0 or more")
+        known = " or ".join(NORMALISERS)
+        need(self.normaliser in NORMALISERS, "--normaliser", self.normaliser, known)
+        self._check_anomalies()
         self._check_schedule()
         if self.with_untuned and self.train.updates == 0:
             raise ConfigError(
@@ -137,6 +182,34 @@ class FitConfig:
                 got=f"--freeze-stages {frozen}",
                 hint=f"pass --freeze-stages {deepest}, or --updates 0 for the untuned extractor",
             )
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether some anomalies were known in training."""
+        return self.weak or self.anomalous is not None
+
+    def _check_anomalies(self) -> None:
+        if self.weak and self.anomalous is not None:
+            raise ConfigError(
+                "--weak takes the set's negatives for anomalies, --anomalous a folder's images",
+                hint="pass one of them",
+            )
+        if self.is_weak and self.expansion != FitConfig.expansion:
+            raise ConfigError(
+                "--expansion is of the training without known anomalies",
+                got="--weak" if self.weak else "--anomalous",
+                hint="leave --expansion out",
+            )
+        if self.detector == "cavga" and not self.weak:
+            for option, value in (
+                ("--negatives", self.train.negatives or self.train.shares),
+                ("--levels", self.train.levels),
+            ):
+                if value:
+                    raise ConfigError(
+                        f"{option}: cavga is trained without negatives",
+                        hint=f"leave {option} out, or pass --weak",
+                    )
 
     @property
     def needs_untuned(self) -> bool:

@@ -15,6 +15,8 @@ import click
 from detector.config import (
     DEFAULT_DETECTOR,
     DETECTOR_OPTIONS,
+    LATENTS,
+    NORMALISERS,
     FitConfig,
     refuse_idle,
     refuse_option_of_another,
@@ -184,7 +186,8 @@ _OPTIONS = (
         default=DEFAULT_DETECTOR,
         show_default=True,
         help="patchcore: nearest normal patch; gaussian: CutPaste's density of whole images; "
-        "guided-seg: SGSF's segmentation guided by a similar normal image.",
+        "guided-seg: SGSF's segmentation guided by a similar normal image; cavga: attention-guided "
+        "autoencoder.",
     ),
     click.option(
         "--stages",
@@ -227,6 +230,46 @@ _OPTIONS = (
         help="Channels of a decoder's finest features.  [default: of the detector]",
     ),
     click.option(
+        "--latent",
+        type=click.Choice(LATENTS),
+        default="spatial",
+        show_default=True,
+        help="Whether CAVGA's latent keeps the grid of the feature map.",
+    ),
+    click.option(
+        "--latent-channels", default=32, show_default=True, help="Channels of CAVGA's latent."
+    ),
+    click.option(
+        "--latent-stage",
+        default=4,
+        show_default=True,
+        help="Stage whose feature map CAVGA's latent and attention are of.",
+    ),
+    click.option(
+        "--expansion",
+        default=0.01,
+        show_default=True,
+        help="Weight of CAVGA's attention expansion; 0: none.",
+    ),
+    click.option(
+        "--normaliser",
+        type=click.Choice(NORMALISERS),
+        default="sigmoid",
+        show_default=True,
+        help="How evidence becomes CAVGA's attention.",
+    ),
+    click.option(
+        "--weak",
+        is_flag=True,
+        help="Train CAVGA with the set's negatives as known anomalies.",
+    ),
+    click.option(
+        "--anomalous",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Train CAVGA with the images in DIR as known anomalies; eval leaves them out.",
+    ),
+    click.option(
         "--sigma", default=4.0, show_default=True, help="Blur of the map in px at 256 px."
     ),
     click.option(
@@ -262,6 +305,7 @@ def fit_config(
     Raises:
         ConfigError: a value out of range, or an option typed for another detector.
     """
+    from detector.anomalous_images import files_digest
     from manifests.devices import has_fast_bf16
 
     _refuse_typed_options_of_others(context, options["detector"])
@@ -290,6 +334,8 @@ def fit_config(
     # A preset's values for another detector do not count: nobody typed them.
     own = DETECTOR_OPTIONS[detector]
     values = {name: options[_parameter(option)] for name, option in own.items()}
+    if values.get("anomalous") is not None:
+        values["anomalous"] = files_digest(values["anomalous"])
     return FitConfig(
         network=options["network"],
         train=train,

@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from detector.activation_cache import ActivationCache
 from detector.config import FitConfig
-from detector.dataset import TripletSampler, kinds_of
 from detector.detectors import DETECTORS, Detector
 from detector.detectors.base import Tensors
 from detector.detectors.patchcore import PatchCore
-from detector.guided.training import NEGATIVES_PER_NORMAL, train_guided
 from detector.normal_images import NormalImages
 from detector.processes import ALONE, Processes
 from detector.shared_bank import fit_bank_together
 from detector.threshold import Threshold, fit_threshold
-from detector.train import TRAINING_CSV, train_extractor
+from detector.train import TRAINING_CSV
 from detector.training_log import read_training_csv
-from manifests.errors import ConfigError
+from detector.trainings import TRAININGS, TrainedNetwork
 from manifests.images import Geometry
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker, quiet_progress
 from manifests.weights import Network
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedNetwork:
-    """A network and how it came about; without updates, the one that was given.
-
-    Attributes:
-        learned: what else was trained, by name, where the detector is trained itself.
-        last: the last row of the training's log.
-    """
-
-    network: Network
-    seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
-    learned: Tensors = field(default_factory=dict)
-    last: Mapping[str, float] = field(default_factory=dict)
 
 
 def train_network(
@@ -51,6 +33,7 @@ def train_network(
     config: FitConfig,
     folder: Path,
     *,
+    anomalous: Path | None = None,
     device: str = "cpu",
     make_progress: ProgressMaker = quiet_progress,
     cache: ActivationCache | None = None,
@@ -59,6 +42,7 @@ def train_network(
     """Trains what the config's detector needs trained; checkpoints and log go to `folder`.
 
     Args:
+        anomalous: folder of the images that `config.anomalous` is the digest of.
         cache: activations to share with other trainings, where `config.train.cache_activations`.
         processes: that train together; only the first one knows the last row of the log.
 
@@ -75,6 +59,7 @@ def train_network(
         negative_set,
         config,
         folder,
+        anomalous=anomalous,
         device=device,
         make_progress=make_progress,
         cache=cache,
@@ -84,118 +69,6 @@ def train_network(
     if processes.is_first:
         last = read_training_csv(folder / TRAINING_CSV)[-1]
     return replace(trained, seconds=time.monotonic() - started, last=last)
-
-
-def _train_extractor(
-    network: Network,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    folder: Path,
-    *,
-    device: str,
-    make_progress: ProgressMaker,
-    cache: ActivationCache | None,
-    processes: Processes,
-) -> TrainedNetwork:
-    """The extractor, trained to tell kinds of negatives, as PatchCore and the Gaussian need it."""
-    category = negative_set.manifest.category
-    sampler, warnings = _sampler(negative_set, config)
-    progress = make_progress(f"train {category}", "updates")
-    trained = train_extractor(
-        network,
-        sampler,
-        config.train,
-        device=device,
-        folder=folder,
-        cache=cache,
-        progress=lambda update, total, loss, accuracy: progress(
-            update, total, f"loss {loss:.4f}  accuracy {accuracy:.3f}"
-        ),
-        processes=processes,
-    )
-    return TrainedNetwork(trained, warnings=warnings)
-
-
-def _train_guided(
-    network: Network,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    folder: Path,
-    *,
-    device: str,
-    make_progress: ProgressMaker,
-    cache: ActivationCache | None,
-    processes: Processes,
-) -> TrainedNetwork:
-    """The segmentation network, its encoder among it, and what guides it."""
-    _need_one_process(config, processes)
-    category = negative_set.manifest.category
-    kinds = config.train.negatives or kinds_of(negative_set)
-    shares = config.train.shares or (NEGATIVES_PER_NORMAL / len(kinds),) * len(kinds)
-    sampler, warnings = _sampler(negative_set, config, shares=shares)
-    progress = make_progress(f"train {category}", "updates")
-    trained, learned = train_guided(
-        network,
-        negative_set,
-        sampler,
-        config.train,
-        is_guided=config.guidance,
-        width=config.width,
-        folder=folder,
-        device=device,
-        looking=make_progress(f"alike {category}", "images"),
-        progress=lambda update, total, row: progress(
-            update, total, f"loss {row[2]:.4f}  accuracy {row[3]:.3f}"
-        ),
-    )
-    return TrainedNetwork(trained, warnings=warnings, learned=learned)
-
-
-def _sampler(
-    negative_set: NegativeSet, config: FitConfig, *, shares: tuple[float, ...] = ()
-) -> tuple[TripletSampler, tuple[str, ...]]:
-    """Where training batches come from, and what is to be said of it.
-
-    Args:
-        shares: of each kind, where the config names none.
-    """
-    category = negative_set.manifest.category
-    sampler = TripletSampler(
-        negative_set,
-        batch=config.train.batch,
-        seed=config.train.seed,
-        negatives=config.train.negatives,
-        shares=config.train.shares or shares,
-        levels=config.train.levels,
-    )
-    warnings = []
-    if sampler.is_with_replacement:
-        warnings.append(
-            f"{category}: only {sampler.n_usable} normals for batches of {config.train.batch}; "
-            "they are drawn with replacement"
-        )
-    if sampler.n_skipped:
-        warnings.append(
-            f"{category}: {sampler.n_skipped} normals have no {' or no '.join(sampler.labels[1:])} "
-            "and are not trained on"
-        )
-    return sampler, tuple(warnings)
-
-
-def _need_one_process(config: FitConfig, processes: Processes) -> None:
-    if not processes.is_alone:
-        raise ConfigError(
-            f"the detector {config.detector} is trained by one process",
-            got=f"{processes.count} processes",
-            hint="run it without torchrun",
-        )
-
-
-TRAININGS: dict[str, Callable[..., TrainedNetwork]] = {
-    "patchcore": _train_extractor,
-    "gaussian": _train_extractor,
-    "guided-seg": _train_guided,
-}
 
 
 def make_detector(

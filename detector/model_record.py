@@ -35,8 +35,10 @@ STATE_FILES: dict[str, str] = {
     "patchcore": "bank.safetensors",
     "gaussian": "gaussian.safetensors",
     "guided-seg": "guided.safetensors",
+    "cavga": "cavga.safetensors",
 }
 _OF_GUIDANCE = ("guidance/", "references/")
+_OF_ANOMALIES = ("classifier/",)
 # What such a file holds: the dtype of every tensor and its sides. A letter is the same number, of
 # at least 1, wherever it stands; a number is itself. A name that ends with /* stands for all
 # tensors of a module, at least one, of any sides; whether they are the module's is found where it
@@ -54,6 +56,11 @@ STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
         "references/image": ("U8", ("R", "H", "W", "3")),
         "references/canvas_box": ("I32", ("R", "4")),
         "references/embedding": ("F32", ("R", "D")),
+    },
+    "cavga": {
+        "head/*": ("F32", None),
+        "decoder/*": ("F32", None),
+        "classifier/*": ("F32", None),
     },
 }
 TENSOR_FILES = (EXTRACTOR, UNTUNED, *STATE_FILES.values())
@@ -175,10 +182,10 @@ class ModelRecord:
 
 def state_tensors(config: FitConfig) -> dict[str, tuple[str, tuple[str, ...] | None]]:
     """What the detector's file of a model of this config holds; see `STATE_TENSORS`."""
+    left_out: tuple[str, ...] = () if config.guidance else _OF_GUIDANCE
+    left_out += () if config.is_weak else _OF_ANOMALIES
     wanted = STATE_TENSORS[config.detector]
-    if config.guidance:
-        return wanted
-    return {name: one for name, one in wanted.items() if not name.startswith(_OF_GUIDANCE)}
+    return {name: one for name, one in wanted.items() if not name.startswith(left_out)}
 
 
 def file_names(config: FitConfig) -> set[str]:

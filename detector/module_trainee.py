@@ -12,7 +12,9 @@ from torch import nn
 from detector.checkpoint import Checkpoint, tensors_digest
 from detector.diverged import diverged
 from detector.train_config import TrainConfig
+from manifests.digest import bytes_digest
 from manifests.errors import ModelError
+from manifests.weights import Network
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -147,6 +149,11 @@ class ModuleTrainee:
         for module in self.modules.values():
             module.eval().requires_grad_(False)
             module.zero_grad(set_to_none=True)
+
+    def result_digest(self, result: tuple[Network, Mapping[str, torch.Tensor]]) -> str:
+        """SHA-256 of a trained network and of what else was trained."""
+        network, learned = result
+        return bytes_digest(f"{network.digest} {tensors_digest(learned)}".encode("ascii"))
 
     def _state(self) -> dict[str, torch.Tensor]:
         return {

@@ -76,6 +76,7 @@ def fit_model(
     out: str | PathLike[str],
     *,
     weights: Path | None = None,
+    anomalous: Path | None = None,
     device: str = "cpu",
     overwrite: bool = False,
     expect: str | None = None,
@@ -85,6 +86,7 @@ def fit_model(
     """Fits one category's model into `out/<category>/`.
 
     Args:
+        anomalous: folder of the images that `config.anomalous` is the digest of.
         expect: the set digest that the set must have; another one is refused before anything is
             read or written.
         processes: that fit it together, all of them with the same arguments; only the first one
@@ -122,6 +124,7 @@ def fit_model(
             negative_set,
             config,
             folder,
+            anomalous=anomalous,
             device=device,
             make_progress=make_progress,
             processes=processes,
@@ -154,7 +157,7 @@ def fit_model(
             geometry=negative_set.geometry,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
-            training_files=frozenset(manifest.training_files),
+            training_files=frozenset(manifest.training_files).union(training.files),
             set_digest=negative_set.digest,
             initial_digest=network.digest,
             licence=manifest.licence,

@@ -50,10 +50,27 @@ _GUIDED: dict[str, dict] = {
         "freeze_stages": 0,
     },
 }
+_CAVGA: dict[str, dict] = {
+    "gentle": {
+        "updates": 400,
+        "batch": 8,
+        "lr": 2e-4,
+        "weight_decay": 0.0,
+        "freeze_stages": 2,
+    },
+    "paper": {
+        "updates": 20_000,
+        "batch": 16,
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "freeze_stages": 0,
+    },
+}
 SCHEDULES: dict[str, dict[str, dict]] = {
     "patchcore": _EXTRACTOR,
     "gaussian": _EXTRACTOR,
     "guided-seg": _GUIDED,
+    "cavga": _CAVGA,
 }
 DEFAULT_SCHEDULE = "gentle"
 NAMES = tuple(_EXTRACTOR)
@@ -72,6 +89,8 @@ IDLE: dict[str, dict[str, str]] = {
     "patchcore": {},
     "gaussian": {},
     "guided-seg": _NOT_BY_ADAM,
+    # Its batch norms always keep their statistics.
+    "cavga": _NOT_BY_ADAM | {"freeze_bn": "--freeze-bn"},
 }
 
 

@@ -6,7 +6,9 @@ import json
 
 import pytest
 from conftest import invoke_det
+from PIL import Image
 
+from detector.anomalous_images import files_digest
 from detector.cli import main
 from detector.config import FitConfig
 from detector.model import load_model
@@ -69,6 +71,19 @@ DETECTOR_OPTIONS = {
         "--negatives": ("swap:2,scar", ("train", "shares", (2.0, 1.0))),
         "--sigma": (2.0, ("sigma_px", 2.0)),
     },
+    "cavga": {
+        "--latent": ("flat", ("latent", "flat")),
+        "--latent-channels": (9, ("latent_channels", 9)),
+        "--latent-stage": (3, ("latent_stage", 3)),
+        "--expansion": (0.5, ("expansion", 0.5)),
+        "--normaliser": ("ratio", ("normaliser", "ratio")),
+        "--weak": (None, ("weak", True)),
+        "--width": (8, ("width", 8)),
+        "--batch": (2, ("train", "batch", 2)),
+        "--freeze-stages": (0, ("train", "freeze_stages", 0)),
+        "--schedule": ("paper", ("train", "updates", 20_000)),
+        "--preset": ("paper", ("width", 64)),
+    },
 }
 
 
@@ -85,13 +100,31 @@ def test_option_of_a_detector_reaches_its_config(detector, option, config_of):
     assert found == expected
 
 
-@pytest.mark.parametrize("option", IDLE["guided-seg"].values())
-def test_what_means_nothing_to_a_training_is_refused(option, built, tmp_path):
-    value = {"--loss": ["image"], "--cache-activations": []}.get(option, [1])
+@pytest.mark.parametrize(
+    ("detector", "option"),
+    [(name, option) for name, options in IDLE.items() for option in options.values()],
+)
+def test_what_means_nothing_to_a_training_is_refused(detector, option, built, tmp_path):
+    switches = ("--cache-activations", "--freeze-bn")
+    value = [] if option in switches else ["image" if option == "--loss" else 1]
     result = invoke_det(
-        "fit", built, "--out", tmp_path, "--detector", "guided-seg", option, *value, exit_code=2
+        "fit", built, "--out", tmp_path, "--detector", detector, option, *value, exit_code=2
     )
-    assert f"{option} means nothing to the training of guided-seg" in result.output
+    assert f"{option} means nothing to the training of {detector}" in result.output
+
+
+def test_known_anomalies_reach_the_config_as_their_digest(config_of, built, tmp_path):
+    (tmp_path / "known").mkdir()
+    for path, colour in (("a.png", 3), ("b.png", 4)):
+        Image.new("RGB", (9, 9), (colour,) * 3).save(tmp_path / "known" / path)
+    config = config_of("--detector", "cavga", "--anomalous", tmp_path / "known")
+    assert config.anomalous == files_digest(tmp_path / "known") and config.is_weak
+    (tmp_path / "empty").mkdir()
+    result = invoke_det(
+        "fit", built, "--out", tmp_path / "m", "--detector", "cavga",
+        "--anomalous", tmp_path / "empty", exit_code=1,
+    )  # fmt: skip
+    assert "empty" in result.output
 
 
 @pytest.mark.parametrize("option", CONFIG_OPTIONS)
@@ -243,6 +276,8 @@ def test_every_fit_option_is_tested():
         "--out", "--weights", "--device", "--category", "--overwrite", "--json", "--quiet",
         # in test_det_verify_model.py
         "--expect",
+        # above
+        "--anomalous",
     }  # fmt: skip
     declared = {
         option

@@ -51,6 +51,10 @@ TENSORS = {
         "references/canvas_box": np.zeros((2, 4), dtype=np.int32),
         "references/embedding": rng.random((2, 5), dtype=np.float32),
     },
+    "cavga.safetensors": lambda rng: {
+        "head/mean.weight": rng.random((2, 5, 1, 1), dtype=np.float32),
+        "decoder/to_rgb.bias": rng.random(3, dtype=np.float32),
+    },
 }
 THRESHOLD = {"value": 1.0, "n": 9, "target_rate": 0.1, "achievable_rate": 0.1}
 
@@ -156,6 +160,27 @@ def test_what_a_guided_model_holds_follows_from_its_guidance(tmp_path):
         folder = tmp_path / str(number)
         write_model(folder, config=config)
         forge(folder, "guided.safetensors", save(tensors))
+        text = lines(verify_model(folder))
+        assert (text == "") if expected is None else (expected in text), text
+
+
+def test_an_autoencoder_has_a_classifier_where_anomalies_were_known(tmp_path):
+    bare = TENSORS["cavga.safetensors"](np.random.default_rng(0))
+    classed = bare | {"classifier/linear.bias": np.zeros(2, np.float32)}
+    train = TrainConfig(updates=1)
+    for number, (options, tensors, expected) in enumerate(
+        [
+            ({}, bare, None),
+            ({}, classed, "other tensors"),
+            ({"weak": True}, classed, None),
+            ({"anomalous": A}, classed, None),
+            ({"weak": True}, bare, "other tensors"),
+            ({}, {"head/x": bare["head/mean.weight"]}, "other tensors"),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        write_model(folder, config=FitConfig(train=train, detector="cavga", **options))
+        forge(folder, "cavga.safetensors", save(tensors))
         text = lines(verify_model(folder))
         assert (text == "") if expected is None else (expected in text), text
 

@@ -15,7 +15,6 @@ from detector.module_trainee import ModuleTrainee
 from detector.random_stream import random_stream
 from detector.train_config import TrainConfig
 from manifests.devices import images_on
-from manifests.digest import bytes_digest
 from manifests.weights import Network, autocast, state_digest
 
 COLUMNS = ("update", "lr", "loss", "accuracy", "focal_loss", "reconstruction_loss", "seconds")
@@ -117,12 +116,6 @@ class GuidedTrainee(ModuleTrainee):
         encoder.close()
         module = encoder.backbone
         return replace(networks.network, module=module, digest=state_digest(module)), learned
-
-    def result_digest(self, result: Result) -> str:
-        """SHA-256 of what `finish` gave."""
-        network, learned = result
-        parts = [network.digest, *(f"{name} {tensor.sum()}" for name, tensor in learned.items())]
-        return bytes_digest("\n".join(parts).encode("ascii"))
 
 
 def _on(pixels: torch.Tensor | None, device: str) -> torch.Tensor | None:

@@ -45,6 +45,11 @@ def arm_config(
             raise ConfigError(
                 f"arm {name}: --{option} differs between cells", hint=f"use the plan's {key}"
             )
+    if "anomalous" in options:
+        raise ConfigError(
+            f"arm {name}: --anomalous is not for studies",
+            hint="its images would have to leave the test set of all arms; use weak = true",
+        )
     arguments = ["--seed", str(seed)]
     if "coreset_ratio" in DETECTOR_OPTIONS.get(options.get("detector", DEFAULT_DETECTOR), {}):
         arguments += ["--coreset", repr(coreset)]

@@ -14,9 +14,10 @@ from detector.checkpoint import CHECKPOINT_NAME, remove_checkpoint
 from detector.config import TRAINED_WITH
 from detector.detectors.base import Tensors
 from detector.diverged import Diverged
-from detector.fit_steps import TrainedNetwork, train_network
+from detector.fit_steps import train_network
 from detector.study.cells import Cell
 from detector.study.locks import waiting_lock
+from detector.trainings import TrainedNetwork
 from manifests.atomic import write_atomic
 from manifests.errors import CutswapError, ModelError
 from manifests.negative_set import NegativeSet

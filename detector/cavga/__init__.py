@@ -1,0 +1,1 @@
+"""CAVGA's parts: an adversarial variational autoencoder that attends to what is normal."""
