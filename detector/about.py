@@ -10,35 +10,35 @@ class About:
     """A detector in words.
 
     Attributes:
-        line: what it does.
+        summary: what it does.
         needs: what of a negative set it learns from.
-        paper: where it comes from.
+        source: where it comes from.
     """
 
-    line: str
+    summary: str
     needs: str
-    paper: str
+    source: str
 
 
 ABOUT: dict[str, About] = {
     "patchcore": About(
-        line="nearest normal patch, with an extractor trained on the negatives or as it is",
+        summary="nearest normal patch, with an extractor trained on the negatives or as it is",
         needs="normal images; any negatives for training, none with --updates 0",
-        paper="Roth et al. 2022 (arXiv 2106.08265); training: CutSwap (arXiv 2311.18332)",
+        source="Roth et al. 2022 (arXiv 2106.08265); training: CutSwap (arXiv 2311.18332)",
     ),
     "gaussian": About(
-        line="one Gaussian over the pooled features of whole images: CutPaste's own scorer",
+        summary="one Gaussian over the pooled features of whole images: CutPaste's own scorer",
         needs="normal images; any negatives for training, none with --updates 0",
-        paper="Li et al. 2021 (arXiv 2104.04015)",
+        source="Li et al. 2021 (arXiv 2104.04015)",
     ),
     "guided-seg": About(
-        line="segments defects, guided by a similar normal image that the model keeps",
+        summary="segments defects, guided by a similar normal image that the model keeps",
         needs="normal images and negatives with masks, such as --policies saliency-perlin",
-        paper="SGSF (arXiv 2209.12440), details from NIGSF (IEEE TCSVT 34(6), 2024)",
+        source="SGSF (arXiv 2209.12440), details from NIGSF (IEEE TCSVT 34(6), 2024)",
     ),
     "cavga": About(
-        line="autoencoder that attends to all that is normal; the map is what it leaves out",
+        summary="autoencoder that attends to all that is normal; the map is what it leaves out",
         needs="normal images; with --weak the negatives, with --anomalous labelled images",
-        paper="CAVGA, Venkataramanan et al. 2020 (arXiv 1911.08616)",
+        source="CAVGA, Venkataramanan et al. 2020 (arXiv 1911.08616)",
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,15 +16,25 @@ from manifests.terminal import counted
 
 @click.command()
 @common.json_option
+@common.domain_errors
 def detectors(as_json: bool) -> None:
     """List the detectors: what each does, what it learns from, where it comes from."""
-    if as_json:
-        click.echo(json.dumps({name: asdict(one) for name, one in ABOUT.items()}, indent=1))
-        return
-    for name, one in ABOUT.items():
-        click.echo(f"{name}: {one.line}")
-        click.echo(f"  {'needs':<7}{one.needs}")
-        click.echo(f"  {'paper':<7}{one.paper}")
+    width = max(map(len, ABOUT))
+
+    def words(name: str) -> list[str]:
+        one = ABOUT[name]
+        return [
+            f"{name:<{width}}  {one.summary}",
+            f"{'':<{width}}  needs {one.needs}",
+            f"{'':<{width}}  source: {one.source}",
+        ]
+
+    common.report(
+        ABOUT,
+        as_json=as_json,
+        words=words,
+        plain=lambda name: {"name": name, **asdict(ABOUT[name])},
+    )
 
 
 @click.command()

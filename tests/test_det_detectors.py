@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import invoke_det
 
 from detector.about import ABOUT
 from detector.config import DETECTOR_OPTIONS
@@ -114,6 +116,14 @@ def test_every_detector_has_a_case_a_config_and_options():
     files = list(STATE_FILES.values())
     assert len(set(files)) == len(files)
     assert all(file.endswith(".safetensors") for file in files)
+
+
+def test_the_command_lists_every_detector(name):
+    told = invoke_det("detectors").output
+    row = next(one for one in json.loads(invoke_det("detectors", "--json").output)
+               if one["name"] == name)  # fmt: skip
+    assert set(row) == {"name", "summary", "needs", "source"}
+    assert all(value in told for value in row.values())
 
 
 def test_a_detector_that_keeps_pixels_says_so(name):
