@@ -41,8 +41,8 @@ class TrainConfig:
             all kinds in the set, in the order in which its recipe names them.
         shares: negatives of each kind per normal, above 0 to 100, in the order of the kinds; empty
             for one each. A batch holds `max(1, round(batch * share))` of a kind.
-        levels: saliency levels whose negatives are trained on; empty for all. Negatives that were
-            made without saliency (level -1) always count.
+        levels: saliency levels whose negatives are trained on; empty for all. Negatives of
+            no single level (-1), made without saliency or with all levels' maps, always count.
         loss: "image" (which kind is the image?), "patch" (which cells were edited?) or "both", the
             sum.
         head_stage: the stage whose features the image head looks at, pooled; what lies beyond it is

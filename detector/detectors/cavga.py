@@ -26,6 +26,7 @@ from detector.guided.networks import shown_pixels
 from detector.score_map import score_map
 from manifests.devices import images_on
 from manifests.errors import ConfigError, ModelError
+from manifests.folding import folded_network
 from manifests.images import Geometry
 from manifests.weights import Network, autocast
 
@@ -76,7 +77,7 @@ class Cavga:
             name: one for name, one in learned.items() if name.partition("/")[0] in own
         }
         self._networks = CavgaNetworks.make(
-            network,
+            folded_network(network),
             shape_of(config, geometry),
             seed=config.seed,
             has_discriminator=False,

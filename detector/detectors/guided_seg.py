@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from detector.detectors.base import (
 )
 from detector.detectors.guided_config import GuidedConfig as GuidedConfig
 from detector.embeddings import CellEmbeddings
+from detector.guided.folded import folded
 from detector.guided.networks import GUIDANCE, SEGMENTER, GuidedNetworks, shown_pixels
 from detector.guided.pooled_score import pooled_scores
 from detector.guided.references import References
@@ -26,6 +28,7 @@ from detector.guided.retrieval import choose_references, embeddings
 from detector.score_map import score_map
 from manifests.devices import images_on
 from manifests.errors import ConfigError, ModelError
+from manifests.folding import folded_network
 from manifests.images import Geometry
 from manifests.weights import Network, autocast
 
@@ -89,7 +92,11 @@ class GuidedSegmentation:
             network, is_guided=config.guidance, width=config.width, seed=config.seed, device=device
         )
         self._networks.take(self._learned)
-        self._cells = None if untuned is None else CellEmbeddings(untuned, device=device)
+        segmenter, guidance = folded(self._networks.segmenter, self._networks.guidance)
+        self._networks = replace(self._networks, segmenter=segmenter, guidance=guidance)
+        self._cells = None
+        if untuned is not None:
+            self._cells = CellEmbeddings(folded_network(untuned), device=device)
         self._forget()
 
     def _forget(self) -> None:
