@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from detector import model_commands, study_commands
-from detector.fit_options import PRESETS, fit_config, fit_options
+from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from manifests import command_line as common
 from manifests import hdf5_plugins
 from manifests.errors import ConfigError, ModelError
@@ -41,7 +41,7 @@ def main() -> None:
     hdf5_plugins.disable()
 
 
-@main.command()
+@main.command(cls=common.SectionedCommand, sections=SECTIONS)
 @click.argument("shards", metavar="SET|URL", type=LocationType())
 @common.out_option("Folder for the models, one subfolder per category.", required=True)
 @common.seed_option

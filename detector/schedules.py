@@ -73,6 +73,10 @@ SCHEDULES: dict[str, dict[str, dict]] = {
     "cavga": _CAVGA,
 }
 DEFAULT_SCHEDULE = "gentle"
+FASTER_IN_BF16 = ("patchcore", "gaussian")
+"""Detectors whose training `--precision auto` does in bf16 where the device is fast at it. The
+others' decoders gain nothing: at 128 px an update of guided-seg takes 1.02 s of processor time in bf16
+and 0.86 in fp32 with AMX."""
 NAMES = tuple(_EXTRACTOR)
 
 # What of a schedule means nothing to a detector's training, and the options for it.

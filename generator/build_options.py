@@ -35,7 +35,7 @@ _FIELDS = {
     "weights": "network",
 }
 
-_RECIPE = (
+_FIRST = (
     common.seed_option,
     click.option(
         "--policies",
@@ -49,6 +49,17 @@ _RECIPE = (
     ),
     click.option("--repeats", default=1, show_default=True, help="Negatives per kind and level."),
     click.option(
+        "--preset", type=click.Choice(list(PRESETS)), help="paper: VGG16 and its numbers."
+    ),
+    click.option(
+        "--noop-tolerance",
+        default=1.0,
+        show_default=True,
+        help="Redraw patches that differ by less than this many grey levels.",
+    ),
+)
+_SALIENCY = (
+    click.option(
         "--network",
         default="efficientnet_lite0",
         show_default=True,
@@ -58,9 +69,6 @@ _RECIPE = (
         "--weights",
         type=click.Path(path_type=Path),
         help="File with the network's weights (.pth or .safetensors).",
-    ),
-    click.option(
-        "--preset", type=click.Choice(list(PRESETS)), help="paper: VGG16 and its numbers."
     ),
     click.option(
         "--levels",
@@ -88,6 +96,17 @@ _RECIPE = (
         show_default=True,
         help="Region that anchors come from, by its centroid.",
     ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "bf16"]),
+        default="fp32",
+        show_default=True,
+        help="Of the saliency pass; bf16 changes the maps.",
+    ),
+    click.option("--threads", default=1, show_default=True, help="CPU threads of one worker."),
+    click.option("--batch", default=8, show_default=True, help="Images per saliency pass."),
+)
+_PATCHES = (
     click.option(
         "--area",
         type=RangeType(),
@@ -134,6 +153,8 @@ _RECIPE = (
         show_default=True,
         help="Width in px at 256 px over which a patch blends into what is around it.",
     ),
+)
+_FORGED = (
     click.option(
         "--donors",
         type=click.Choice(["set", "procedural"]),
@@ -171,12 +192,8 @@ _RECIPE = (
         show_default=True,
         help="Weight of the image that is mixed in.",
     ),
-    click.option(
-        "--noop-tolerance",
-        default=1.0,
-        show_default=True,
-        help="Redraw patches that differ by less than this many grey levels.",
-    ),
+)
+_CANVAS = (
     click.option("--image-size", type=SizeType(), default="256", show_default=True, help="Canvas."),
     click.option(
         "--fit",
@@ -186,30 +203,28 @@ _RECIPE = (
         help="How an image of another shape gets onto the canvas.",
     ),
     click.option(
-        "--precision",
-        type=click.Choice(["fp32", "bf16"]),
-        default="fp32",
-        show_default=True,
-        help="Of the saliency pass; bf16 changes the maps.",
-    ),
-    click.option(
         "--store",
         type=click.Choice(["pixels", "anchors"]),
         default="pixels",
         show_default=True,
         help="anchors: leave the pixels of negatives out and render them on reading.",
     ),
-    click.option("--threads", default=1, show_default=True, help="CPU threads of one worker."),
-    click.option("--batch", default=8, show_default=True, help="Images per saliency pass."),
     click.option("--shard-images", default=16, show_default=True, help="Good images per shard."),
 )
+_SECTIONS = {
+    "Saliency": _SALIENCY,
+    "Patches and scars": _PATCHES,
+    "Perlin kinds": _FORGED,
+    "Canvas and shards": _CANVAS,
+}
+SECTIONS = {heading: common.parameter_names(options) for heading, options in _SECTIONS.items()}
+"""Which options stand under which heading of the help."""
 
 
 def recipe_options(command: Callable) -> Callable:
     """Gives a command every option that takes part in the recipe, and `--preset`."""
-    for option in reversed(_RECIPE):
-        command = option(command)
-    return command
+    every = (*_FIRST, *(option for options in _SECTIONS.values() for option in options))
+    return common.with_options(command, every)
 
 
 def build_config(options: Mapping[str, Any]) -> BuildConfig:

@@ -13,6 +13,7 @@ import click
 from generator import policy_commands, set_commands, sharing_commands
 from generator.build_options import (
     PRESETS,
+    SECTIONS,
     build_config,
     idle_options,
     opened_textures,
@@ -81,7 +82,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
     click.echo(f"wrote {target}")
 
 
-@main.command()
+@main.command(cls=common.SectionedCommand, sections=SECTIONS)
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",

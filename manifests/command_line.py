@@ -21,6 +21,7 @@ from manifests.terminal import printable
 MAX_LISTED_ERRORS = 20
 WHOLE = "whole and unchanged"
 Answer = TypeVar("Answer")
+_OPTION_COLUMN = 30
 _NO_SECTIONS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
@@ -314,3 +315,44 @@ class SectionedGroup(click.Group):
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
+
+
+class SectionedCommand(click.Command):
+    """A command whose help lists its options under headings.
+
+    Args:
+        sections: heading -> names of parameters, in order; all others come first.
+    """
+
+    def __init__(self, *args, sections: Mapping[str, Sequence[str]] = _NO_SECTIONS, **settings):
+        super().__init__(*args, **settings)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        records = {one.name: one.get_help_record(ctx) for one in options}
+        named = {name for names in self.sections.values() for name in names}
+        others = [name for name in records if name not in named]
+        # One column for all sections: click makes it as wide as the longest entry up to this.
+        width = min(_OPTION_COLUMN, max(len(record[0]) for record in records.values() if record))
+        for heading, names in [("Options", others), *self.sections.items()]:
+            rows = [record for name in names if (record := records[name]) is not None]
+            if rows:
+                (first, text), *rest = rows
+                with formatter.section(heading):
+                    formatter.write_dl([(first.ljust(width), text), *rest])
+
+
+Decorator = Callable[[Callable], Callable]
+
+
+def with_options(command: Callable, options: Sequence[Decorator]) -> Callable:
+    """A function with these options, in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def parameter_names(options: Sequence[Decorator]) -> list[str]:
+    """click's names of some options."""
+    return [one.name for one in click.command()(with_options(lambda **_: None, options)).params]

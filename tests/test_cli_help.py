@@ -33,6 +33,19 @@ def test_help_explains_every_option_and_shows_defaults(group, name):
     assert max(map(len, result.output.splitlines())) <= 100
 
 
+@pytest.mark.parametrize(("group", "name"), [(gen, "build"), (det, "fit")])
+def test_every_option_stands_once_under_a_heading(group, name):
+    command = group.commands[name]
+    named = [one for names in command.sections.values() for one in names]
+    assert len(named) == len(set(named)) and set(named) <= {one.name for one in command.params}
+    text = CliRunner().invoke(group, [name, "--help"]).output
+    headings = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert headings == ["Options", *command.sections]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert len(re.findall(rf"^  {parameter.opts[0]}\b(?!-)", text, re.MULTILINE)) == 1
+
+
 @pytest.mark.parametrize("group", [gen, det])
 def test_group_help_has_an_example_of_each_kind(group):
     text = CliRunner().invoke(group, ["--help"]).output

@@ -12,7 +12,7 @@ from detector.anomalous_images import files_digest
 from detector.cli import main
 from detector.config import FitConfig
 from detector.model import load_model
-from detector.schedules import IDLE
+from detector.schedules import FASTER_IN_BF16, IDLE
 from detector.train_config import TrainConfig
 from manifests.errors import ConfigError
 
@@ -155,6 +155,16 @@ def config_of(built, tmp_path, monkeypatch):
         return seen["config"]
 
     return run
+
+
+@pytest.mark.parametrize("detector", IDLE)
+def test_auto_precision_is_what_is_faster(detector, config_of, monkeypatch):
+    for is_fast in (False, True):
+        monkeypatch.setattr("manifests.devices.has_fast_bf16", lambda device, fast=is_fast: fast)
+        is_bf16 = is_fast and detector in FASTER_IN_BF16
+        found = config_of("--detector", detector).train.precision
+        assert found == ("bf16" if is_bf16 else "fp32")
+    assert config_of("--detector", detector, "--precision", "bf16").train.precision == "bf16"
 
 
 def test_kinds_without_shares_and_cached_activations_reach_the_config(config_of):

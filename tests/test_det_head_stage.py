@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from detector.cli import main
 from detector.dataset import TripletSampler
-from detector.fit_options import HeadStageType
 from detector.train import TRAINING_CSV, read_training_csv, train_extractor
 from detector.train_config import TrainConfig
 from detector.trainee import Trainee
+from detector.training_options import HeadStageType
 from manifests.errors import ConfigError
 from manifests.weights import load_network
 from reference.training import PaintedSet, train_literally
