@@ -75,8 +75,8 @@ SCHEDULES: dict[str, dict[str, dict]] = {
 DEFAULT_SCHEDULE = "gentle"
 FASTER_IN_BF16 = ("patchcore", "gaussian")
 """Detectors whose training `--precision auto` does in bf16 where the device is fast at it. The
-others' decoders gain nothing: at 128 px an update of guided-seg takes 1.02 s of processor time in bf16
-and 0.86 in fp32 with AMX."""
+others' decoders gain nothing: an update of guided-seg at 128 px takes 1.02 s of processor time in
+bf16 and 0.86 in fp32 on a processor with AMX."""
 NAMES = tuple(_EXTRACTOR)
 
 # What of a schedule means nothing to a detector's training, and the options for it.
