@@ -93,6 +93,12 @@ def fit(context: click.Context, **options) -> None:
         processes.wait()
         folders = find_sets() if folders is None else folders
         common.check_expect_one(options["expect"], folders, path=options["shards"])
+        if options["anomalous"] is not None and len(folders) > 1:
+            raise ConfigError(
+                "--anomalous holds the anomalies of one category",
+                got=f"{len(folders)} categories",
+                hint="choose one with --category",
+            )
 
         def summaries():
             for folder in folders:

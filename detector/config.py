@@ -155,6 +155,10 @@ class FitConfig:
         need(1 <= self.batch <= 1024, "--batch-images", self.batch, "1 to 1024")
         check_budget(self.memory_budget)
         need(2 <= self.references <= 65536, "--references", self.references, "2 to 65536")
+        if not self.guidance and self.references != FitConfig.references:
+            raise ConfigError(
+                "--references: nothing guides with --no-guidance", hint="leave --references out"
+            )
         width = self.width
         # A stranger's model names it too, and memory is taken for what it asks.
         need(width is None or 4 <= width <= 128, "--width", width, "4 to 128")

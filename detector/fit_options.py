@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import click
 from detector.config import (
     DEFAULT_DETECTOR,
     DETECTOR_OPTIONS,
+    TRAINED_WITH,
     FitConfig,
     refuse_idle,
     refuse_option_of_another,
@@ -96,6 +97,7 @@ def fit_config(
         precision = "bf16" if is_faster else "fp32"
     train = scheduled(TrainConfig(), options["schedule"] or DEFAULT_SCHEDULE, detector=detector)
     train = replace(train, **_typed_over(train, options))
+    is_split = train.updates > 0 and "virtual_batches" not in IDLE[detector]
     train = replace(
         train,
         momentum=options["momentum"],
@@ -104,12 +106,12 @@ def fit_config(
         precision=precision,
         seed=options["seed"],
         negatives=tuple(kind for kind, _ in negatives),
-        shares=() if all(share == 1 for _, share in negatives) else tuple(s for _, s in negatives),
+        shares=_shares([share for _, share in negatives], detector),
         levels=options["levels"] or (),
         ema=options["ema"],
         cache_activations=options["cache_activations"],
         # Without training there are no batches, and the model is that of one process.
-        virtual_batches=options["virtual_batches"] or (n_processes if train.updates else 1),
+        virtual_batches=options["virtual_batches"] or (n_processes if is_split else 1),
     )
     # A preset's values for another detector do not count: nobody typed them.
     own = DETECTOR_OPTIONS[detector]
@@ -127,6 +129,16 @@ def fit_config(
         seed=options["seed"],
         **values,
     )
+
+
+def _shares(typed: Sequence[float | None], detector: str) -> tuple[float, ...]:
+    """Negatives per normal of each kind; () where the training's own numbers hold."""
+    if all(share is None for share in typed):
+        return ()
+    shares = tuple(1.0 if share is None else share for share in typed)
+    # One each is what an extractor's training does by itself, and models say it by saying nothing.
+    is_usual = detector not in TRAINED_WITH and set(shares) == {1.0}
+    return () if is_usual else shares
 
 
 def _typed_over(schedule: TrainConfig, options: Mapping[str, Any]) -> dict[str, Any]:

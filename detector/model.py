@@ -137,7 +137,9 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
         )
     except CutswapError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+    except (
+        KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError,
+    ) as error:  # fmt: skip
         raise ModelError(f"malformed: {error}", path=state_file, hint="fit again") from error
     return Model(
         category=record.category,

@@ -153,6 +153,8 @@ class ModelRecord:
             is_count(plain["processes"]) and plain["processes"] > 0, "processes is not 1 or more"
         )
         _require(isinstance(plain["holds_pixels"], bool), "holds_pixels is not true or false")
+        kept = any(dtype == "U8" for dtype, _ in state_tensors(config).values())
+        _require(plain["holds_pixels"] == kept, "holds_pixels is not what the detector does")
         files = plain["files"]
         _require(is_text_table(files), "files is not a table of digests")
         _require(all(map(is_digest, files.values())), "files is not a table of digests")

@@ -96,7 +96,8 @@ def worst_cells(distances: torch.Tensor, *, valid: np.ndarray | None = None) -> 
 
 
 # Most images of a set have the same box, and making the weights takes longer than using them.
-@functools.lru_cache(maxsize=64)
+# A row per pixel: 4 MB for 1024 px of a map that has a cell per pixel already.
+@functools.lru_cache(maxsize=16)
 def _axis_weights(
     valid_cells: bytes, pixels: int, start: int, length: int, sigma: float
 ) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 Whatever is trained, it is trained here. What an update depends on follows from its number alone,
 so that a training that is interrupted and goes on from its checkpoint ends with the weights of one
-that never was, bit for bit on one machine with one number of threads.
+that never was, bit for bit on one machine with one number of threads. On a GPU that holds as far as
+backward passes repeat themselves there; that of bilinear interpolation does not.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from manifests.option_types import ListType
 
 
 class SharesType(click.ParamType):
-    """`A,B:0.5`: different names, each with a number, 1 where none is given."""
+    """`A,B:0.5`: different names, each with a number, None where none is given."""
 
     name = "A[:N],B..."
 
@@ -21,7 +21,7 @@ class SharesType(click.ParamType):
         for item in str(value).split(","):
             kind, colon, number = (part.strip() for part in item.partition(":"))
             try:
-                share = float(number) if colon else 1.0
+                share = float(number) if colon else None
             except ValueError:
                 self.fail(f"{item!r}: {number!r} is not a number", param, ctx)
             if not kind or kind in found:
@@ -84,7 +84,8 @@ TRAINING = (
     click.option(
         "--negatives",
         type=SharesType(),
-        help="Kinds trained on, with their number per normal if not 1.  [default: all in the set]",
+        help="Kinds trained on, with their number per normal.  [default: all in the set; one of "
+        "each per normal, of all together 3 for guided-seg and 0.5 for cavga]",
     ),
     click.option(
         "--levels",

@@ -127,21 +127,31 @@ def _misfit(
         if not is_fit:
             expected = ", ".join(str(sides.get(letter, letter)) for letter in letters or "?")
             yield ModelError(
-                f"{name} has another type or shape than a model of this detector",
+                f"{_shown(name)} has another type or shape than a model of this detector",
                 path=path,
                 expected=f"{dtype} ({expected})",
                 got=tensors[name],
                 hint=AGAIN,
             )
-    most = record.config.coreset_max
-    if record.config.detector == "patchcore" and most is not None and sides.get("M", 0) > most:
-        yield ModelError(
-            "holds more patches than its config allows",
-            path=path,
-            expected=f"at most {most}",
-            got=sides["M"],
-            hint=AGAIN,
-        )
+    config = record.config
+    for letter, what, most in (
+        ("M", "patches", config.coreset_max),
+        ("R", "references", config.references),
+    ):
+        if most is not None and sides.get(letter, 0) > most:
+            yield ModelError(
+                f"holds more {what} than its config allows",
+                path=path,
+                expected=f"at most {most}",
+                got=sides[letter],
+                hint=AGAIN,
+            )
+
+
+def _shown(name: str) -> str:
+    """A stranger's name for a message: neither long nor with characters that do not print."""
+    short = name[:80]
+    return short if short.isprintable() else ascii(short)
 
 
 def _owner(name: str, wanted: Mapping[str, object]) -> str | None:

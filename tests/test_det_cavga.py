@@ -22,7 +22,14 @@ from detector.cavga.losses import (
     expansion_loss,
     reconstruction_loss,
 )
-from detector.cavga.trainee import COLUMNS, DISCRIMINATOR_RATE, WEAK_COLUMNS, figures_of
+from detector.cavga.networks import mean_image
+from detector.cavga.trainee import (
+    COLUMNS,
+    DISCRIMINATOR_RATE,
+    WEAK_COLUMNS,
+    figures_of,
+    mean_attention,
+)
 from detector.cavga.training import train_cavga
 from detector.config import LATENTS, FitConfig
 from detector.config import NORMALISERS as CONFIG_NORMALISERS
@@ -227,6 +234,46 @@ def test_divergence_is_named_and_collapse_is_told(negative_set, tmp_path):
     ]
     names = [collapse.name for collapse in find_collapses(map(figures_of, log))]
     assert names == ["posterior-collapse"]
+
+
+def test_the_mean_image_and_attention_are_of_what_is_shown():
+    images = np.full((2, 4, 6, 3), 8, dtype=np.uint8)
+    images[0, :, :3] = 200  # padding, as if it were bright
+    boxes = [(0, 3, 4, 3), (0, 0, 4, 6)]
+    assert (mean_image([(images, boxes)]) == 8).all()
+    inside = np.zeros((1, 4, 6, 3), dtype=np.uint8)
+    assert (mean_image([(inside + 7, [(0, 0, 4, 3)])])[:, 3:] == 0).all()
+    shown = torch.zeros((1, 2, 2), dtype=torch.bool)
+    shown[0, 0, 0] = True
+    maps = torch.tensor([[[0.25, 9.0], [9.0, 9.0]]])
+    assert mean_attention(maps, shown) == 0.25 and mean_attention(maps, None) == 6.8125
+
+
+def test_scoring_takes_no_memory_that_the_stored_tensors_do_not(tmp_path):
+    """A stranger's model may say that its layers are of any size."""
+    shape = replace(SHAPE, latent="flat", latent_channels=1024, canvas=(4096, 4096), is_weak=True)
+    networks = new_networks(shape, is_trained=True)
+    layers = [networks.head.mean, networks.head.back, networks.classifier.linear]
+    assert all(layer.weight.is_meta for layer in layers)
+    with pytest.raises(ModelError):
+        networks.take(small_cavga.trained())
+
+
+def test_the_discriminator_that_opposes_is_the_one_just_taught():
+    """Autocast keeps the weights it has cast; the adversary's change in between."""
+    config = replace(CONFIG, lr=0.05, precision="bf16", jitter=0.0)
+    networks, again = new_networks(), new_networks()
+    row = dict(zip(COLUMNS, new_trainee(networks, config).update(0, batch_of(0)), strict=False))
+    trainee = new_trainee(again, config)
+    step = trainee.optimisers["adversary"].step
+
+    def step_and_forget():
+        step()
+        torch.clear_autocast_cache()
+
+    trainee.optimisers["adversary"].step = step_and_forget
+    other = dict(zip(COLUMNS, trainee.update(0, batch_of(0)), strict=False))
+    assert row["adversarial_loss"] == other["adversarial_loss"]
 
 
 def test_what_does_not_fit_is_refused():

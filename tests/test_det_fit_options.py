@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from conftest import invoke_det
@@ -11,6 +12,7 @@ from PIL import Image
 from detector.anomalous_images import files_digest
 from detector.cli import main
 from detector.config import FitConfig
+from detector.fit_options import fit_config
 from detector.model import load_model
 from detector.schedules import FASTER_IN_BF16, IDLE
 from detector.train_config import TrainConfig
@@ -167,6 +169,43 @@ def test_auto_precision_is_what_is_faster(detector, config_of, monkeypatch):
     assert config_of("--detector", detector, "--precision", "bf16").train.precision == "bf16"
 
 
+@pytest.mark.parametrize("detector", IDLE)
+def test_numbers_of_negatives_that_are_typed_are_kept(detector, config_of):
+    def shares(negatives):
+        weak = ("--weak",) if detector == "cavga" else ()
+        return config_of("--detector", detector, "--negatives", negatives, *weak).train.shares
+
+    usual = detector in ("patchcore", "gaussian")  # one each, which models do not say
+    assert shares("swap,scar") == ()
+    assert shares("swap:1,scar:1") == (() if usual else (1.0, 1.0))
+    assert shares("swap:1,scar") == (() if usual else (1.0, 1.0))
+    assert shares("swap:2,scar") == (2.0, 1.0)
+
+
+def test_processes_split_batches_only_where_that_means_something():
+    def virtual_batches(*options):
+        context = main.commands["fit"].make_context(
+            "fit", ["shards", "--out", "m", *options], resilient_parsing=False
+        )
+        return fit_config(context, context.params, "cpu", n_processes=2).train.virtual_batches
+
+    assert virtual_batches() == 2 and virtual_batches("--updates", "0") == 1
+    assert virtual_batches("--detector", "cavga") == 1
+    assert virtual_batches("--detector", "guided-seg") == 1
+
+
+def test_known_anomalies_are_of_one_category(built, category_name, tmp_path):
+    shutil.copytree(built / category_name, tmp_path / "sets" / "one")
+    shutil.copytree(built / category_name, tmp_path / "sets" / "two")
+    (tmp_path / "known").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "known" / "a.png")
+    result = invoke_det(
+        "fit", tmp_path / "sets", "--out", tmp_path / "m", "--detector", "cavga",
+        "--anomalous", tmp_path / "known", exit_code=2,
+    )  # fmt: skip
+    assert "anomalies of one category" in result.output and "--category" in result.output
+
+
 def test_kinds_without_shares_and_cached_activations_reach_the_config(config_of):
     train = config_of("--negatives", "scar, swap").train
     assert (train.negatives, train.shares) == (("scar", "swap"), ())
@@ -241,6 +280,7 @@ def test_a_preset_gives_another_detector_what_it_can_use(config_of):
         ({"detector": "guided-seg", "train": TrainConfig(ema=0.5)}, "--ema"),
         ({"detector": "guided-seg", "memory_budget": 10**9}, "--memory-budget"),
         ({"detector": "guided-seg", "references": 1}, "--references"),
+        ({"detector": "guided-seg", "references": 9, "guidance": False}, "--references"),
         ({"detector": "guided-seg", "width": 2}, "--width"),
         ({"guidance": False}, "--guidance"),
     ],

@@ -137,6 +137,24 @@ def test_frozen_stages_and_statistics_stay():
     assert "head.weight" in frozen and "encoder.fusions.0.zero.weight" in frozen
 
 
+def test_only_trained_batch_norms_leave_eval_mode():
+    """Dropout and stochastic depth would draw from the global random state."""
+    networks = new_networks(freeze_stages=2)
+    backbone = networks.segmenter.encoder.backbone
+    backbone.stages[3].append(torch.nn.Dropout(0.5))
+    for stage in (1, 3):
+        width = backbone.stages[stage][0].out_channels
+        backbone.stages[stage].append(torch.nn.BatchNorm2d(width).requires_grad_(stage == 3))
+    for freeze_bn in (True, False):
+        trainee = GuidedTrainee(networks, replace(CONFIG, freeze_bn=freeze_bn))
+        row = trainee.update(0, batch_of(0))
+        torch.manual_seed(99)
+        assert np.isfinite(row[2])
+        assert not backbone.stages[3][-2].training and not backbone.stages[1][-1].training
+        assert backbone.stages[3][-1].training is not freeze_bn
+        assert networks.segmenter.decoder.training
+
+
 def test_training_overfits_and_is_finite():
     networks = new_networks()
     trainee = GuidedTrainee(networks, replace(CONFIG, updates=80, lr=0.01))

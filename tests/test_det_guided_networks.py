@@ -373,6 +373,15 @@ def test_folded_copies_give_the_same_without_batch_norms():
         torch.testing.assert_close(quick(pixels), alone(pixels), rtol=1e-3, atol=1e-3)
 
 
+def test_a_stage_that_ends_in_a_batch_norm_is_still_heard_when_folded():
+    network = load_network("mobilenetv3_small_100", weights=None, pretrained=False)
+    segmenter = Segmenter(network, width=4, generator=seeded()).eval()
+    pixels = pixels_of(network, canvas=(64, 64))
+    with torch.no_grad():
+        quick, _ = folded(segmenter, None)
+        torch.testing.assert_close(quick(pixels), segmenter(pixels), rtol=1e-3, atol=1e-3)
+
+
 def is_used_norm(module: nn.Module) -> bool:
     """A batch norm of the passes here: the last, of 1,280 channels, stands behind the stages."""
     return isinstance(module, nn.BatchNorm2d) and module.num_features != 1280

@@ -217,6 +217,11 @@ def test_an_arms_options_make_the_config_that_fit_would_make():
     assert (config.seed, config.train.seed) == (4, 4)
 
 
+def test_a_detector_that_is_no_text_is_refused():
+    with pytest.raises(ConfigError, match="--detector"):
+        arm_config("a", {"detector": ["gaussian", "x"]}, coreset=0.1, seed=0, device="cpu")
+
+
 def test_a_switch_that_is_off_takes_its_counterpart():
     config, _ = arm_config("a", {"freeze_bn": False}, coreset=0.1, seed=0, device="cpu")
     assert config.train.freeze_bn is False

@@ -22,6 +22,7 @@ from detector.model_record import (
     file_names,
     parse_record,
     read_record,
+    state_tensors,
     write_record,
 )
 from detector.threshold import Threshold
@@ -47,9 +48,9 @@ TENSORS = {
     "guided.safetensors": lambda rng: {
         "segmenter/head.weight": rng.random((1, 4, 1, 1), dtype=np.float32),
         "guidance/to_rgb.bias": rng.random(3, dtype=np.float32),
-        "references/image": np.zeros((2, 6, 8, 3), dtype=np.uint8),
-        "references/canvas_box": np.zeros((2, 4), dtype=np.int32),
-        "references/embedding": rng.random((2, 5), dtype=np.float32),
+        "references/image": np.zeros((3, 6, 8, 3), dtype=np.uint8),
+        "references/canvas_box": np.zeros((3, 4), dtype=np.int32),
+        "references/embedding": rng.random((3, 5), dtype=np.float32),
     },
     "cavga.safetensors": lambda rng: {
         "head/mean.weight": rng.random((2, 5, 1, 1), dtype=np.float32),
@@ -80,7 +81,7 @@ def write_model(folder: Path, **changes: object) -> str:
         attribution="Ölmühle GmbH",
         versions={"torch": "2"},
         processes=2,
-        holds_pixels=False,
+        holds_pixels=any(dtype == "U8" for dtype, _ in state_tensors(config).values()),
         files={name: file_digest(folder / name) for name in file_names(config)},
     )
     return write_record(folder, replace(record, **changes))
@@ -120,7 +121,11 @@ def test_the_same_model_has_the_same_digest_and_any_other_another(tmp_path):
     digest = write_model(tmp_path / "a")
     assert write_model(tmp_path / "b") == digest
     assert write_model(tmp_path / "c", licence="") != digest
-    assert write_model(tmp_path / "d", holds_pixels=True) != digest
+    # What holds pixels is bound by their licence: a model cannot deny it, or claim it.
+    with pytest.raises(ModelError, match="holds_pixels is not what the detector does"):
+        write_model(tmp_path / "d", holds_pixels=True)
+    with pytest.raises(ModelError, match="holds_pixels is not what the detector does"):
+        write_model(tmp_path / "e", config=GUIDED, holds_pixels=False)
 
 
 @pytest.mark.parametrize("detector", sorted(STATE_FILES))
@@ -135,6 +140,7 @@ def test_a_model_holds_exactly_its_files(detector, tmp_path):
 
 
 GUIDED = FitConfig(train=TrainConfig(updates=1), detector="guided-seg")
+FEW = FitConfig(train=TrainConfig(updates=1), detector="guided-seg", references=2)
 WITHOUT = FitConfig(train=TrainConfig(updates=1), detector="guided-seg", guidance=False)
 
 
@@ -148,13 +154,19 @@ def test_what_a_guided_model_holds_follows_from_its_guidance(tmp_path):
             (WITHOUT, guided, "other tensors"),
             (GUIDED, bare, "other tensors"),
             (GUIDED, guided | {"more/x": guided["guidance/to_rgb.bias"]}, "other tensors"),
-            (GUIDED, guided | {"references/image": np.zeros((2, 6, 8, 4), np.uint8)}, "U8 (2"),
+            (GUIDED, guided | {"references/image": np.zeros((3, 6, 8, 4), np.uint8)}, "U8 (3"),
             (
                 GUIDED,
-                guided | {"references/image": np.zeros((3, 6, 8, 3), np.uint8)},
+                guided | {"references/image": np.zeros((2, 6, 8, 3), np.uint8)},
                 "has another",
             ),
             (GUIDED, guided | {"guidance/to_rgb.bias": np.zeros(3)}, "guidance/to_rgb.bias has"),
+            (
+                GUIDED,
+                guided | {"guidance/\x1b[2J" + "A" * 9000: np.zeros(3)},
+                "guidance/\\x1b[2JAAAA",
+            ),
+            (FEW, guided, "holds more references than its config allows"),
         ]
     ):
         folder = tmp_path / str(number)
@@ -476,16 +488,9 @@ def test_fit_refuses_another_set_than_expected_before_anything(small_set, tmp_pa
     invoke_det(*options, "--expect", A, exit_code=1)
 
 
-def test_a_model_that_holds_pixels_inherits_the_warning(small_set, tmp_path, monkeypatch):
-    from detector.detectors import DETECTORS, PatchCore
-
-    class Keeper(PatchCore):
-        """Stands for a detector that keeps training images."""
-
-        holds_pixels = True
-
-    monkeypatch.setitem(DETECTORS, "patchcore", Keeper)
-    result = invoke_det("fit", small_set, "--out", tmp_path / "m", *UNTUNED)
+def test_a_model_that_holds_pixels_inherits_the_warning(small_set, tmp_path):
+    options = ("--detector", "guided-seg", "--updates", 1, "--width", 4, "--batch", 2)
+    result = invoke_det("fit", small_set, "--out", tmp_path / "m", *options)
     assert "warning: " in result.stderr and "non-commercial and share-alike" in result.stderr
     assert "export-recipe" in result.stderr and str(tmp_path / "m" / "tiles") in result.stderr
     assert read_record(tmp_path / "m" / "tiles")[0].holds_pixels is True

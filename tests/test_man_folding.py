@@ -112,6 +112,9 @@ def test_leaves_what_cannot_be_folded():
     assert folded_network(with_both) is with_both
     is_tapped = _network(_lively(_Small(lambda _given, normed: normed)), taps={0: "conv"})
     assert _n_norms(folded_network(is_tapped)) == 1
+    heard = _network(_lively(_Small(lambda _given, normed: normed)))
+    heard.module.norm.register_forward_hook(lambda *_: None)
+    assert folded_network(heard) is heard
     without = _Small(lambda _given, normed: normed)
     without.norm = nn.BatchNorm2d(4, track_running_stats=False)
     assert _n_norms(folded_network(_network(without))) == 1

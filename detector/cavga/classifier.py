@@ -16,7 +16,7 @@ class LatentClassifier(nn.Module):
 
     Args:
         n_values: of a latent: Z · h · w, or Z of a flat one.
-        generator: of the weights.
+        generator: of the weights; None for none yet, see `make_conv`.
 
     Raises:
         ConfigError: fewer than one value.
@@ -26,7 +26,7 @@ class LatentClassifier(nn.Module):
     or answers are to be the same every time.
     """
 
-    def __init__(self, n_values: int, *, generator: torch.Generator) -> None:
+    def __init__(self, n_values: int, *, generator: torch.Generator | None) -> None:
         super().__init__()
         check_positive(n_values=n_values)
         self.linear = make_linear(n_values, 2, generator, gain=1.0)

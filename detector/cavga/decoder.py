@@ -25,7 +25,7 @@ class Decoder(nn.Module):
     Args:
         in_channels: Z of the latent's grid.
         stride: px of the image per cell of the grid, a power of two.
-        generator: of the weights.
+        generator: of the weights; None for none yet, see `make_conv`.
         width: channels at full resolution; the coarsest grid has at most 8 times as many. 64 is the
             size of the paper's model family; a block costs 27 · width² products per pixel.
 
@@ -40,7 +40,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, stride: int, *, generator: torch.Generator, width: int = WIDTH
+        self,
+        in_channels: int,
+        stride: int,
+        *,
+        generator: torch.Generator | None,
+        width: int = WIDTH,
     ) -> None:
         super().__init__()
         if stride < 2 or stride & (stride - 1):
@@ -79,7 +84,7 @@ class Decoder(nn.Module):
 class _UpBlock(nn.Module):
     """(B, C, h, w) -> (B, C', 2h, 2w)."""
 
-    def __init__(self, width_in: int, width_out: int, generator: torch.Generator) -> None:
+    def __init__(self, width_in: int, width_out: int, generator: torch.Generator | None) -> None:
         super().__init__()
         self.norm1 = _norm(width_in)
         self.conv1 = make_conv(width_in, width_out, 3, generator)

@@ -54,7 +54,7 @@ class LatentHead(nn.Module):
     Args:
         in_channels: C of the feature map.
         latent_channels: Z.
-        generator: of the weights.
+        generator: of the weights; None for none yet, see `make_conv`.
         hidden: channels between the convolutions.
 
     Attributes:
@@ -71,7 +71,7 @@ class LatentHead(nn.Module):
         in_channels: int,
         latent_channels: int,
         *,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         hidden: int = HIDDEN,
     ) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class FlatLatentHead(nn.Module):
         latent_values: Z.
         grid: (h, w) of the feature map.
         grid_channels: channels of what `to_grid` returns.
-        generator: of the weights.
+        generator: of the weights; None for none yet, see `make_conv`.
         hidden: channels of the flattened map.
 
     Raises:
@@ -117,7 +117,7 @@ class FlatLatentHead(nn.Module):
         *,
         grid: tuple[int, int],
         grid_channels: int,
-        generator: torch.Generator,
+        generator: torch.Generator | None,
         hidden: int = HIDDEN,
     ) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from detector.cavga.decoder import Decoder
 from detector.cavga.discriminator import Discriminator
 from detector.cavga.latent import FlatLatentHead, LatentHead
 from detector.guided.fused_encoder import FusedEncoder
+from detector.guided.networks import shown_pixels
 from detector.module_trainee import load_tensors, plain_tensors
 from detector.random_stream import random_stream
 from manifests.errors import ConfigError
@@ -75,10 +77,15 @@ class CavgaNetworks:
         *,
         seed: int,
         freeze_stages: int = 0,
-        has_discriminator: bool,
+        is_trained: bool,
         device: str,
     ) -> CavgaNetworks:
-        """New ones around a copy of `network`, with weights that follow from the seed.
+        """New ones around a copy of `network`.
+
+        Args:
+            is_trained: False for training: with weights that follow from the seed and a
+                discriminator. True for what `take` is to fill: the layers take no memory before,
+                however large a stranger's model says they are.
 
         Raises:
             ConfigError: a stage that the network has not, or so many frozen that the feature map
@@ -97,18 +104,15 @@ class CavgaNetworks:
                 expected=f"--freeze-stages {stage} or less",
                 got=freeze_stages,
             )
-        generator = random_stream(f"cavga|{seed}|weights")
+        stream = random_stream(f"cavga|{seed}|weights")
+        generator = None if is_trained else stream
         stages = {number: path for number, path in network.stages.items() if number <= stage}
         encoder = FusedEncoder(
-            replace(network, stages=stages), freeze_stages=freeze_stages, generator=generator
+            replace(network, stages=stages), freeze_stages=freeze_stages, generator=stream
         )
         channels = encoder.channels[-1]
         stride = 2 ** (stage + 1)
-        # Asked of the network itself, as networks round their grids up or down.
-        with torch.no_grad():
-            device_of = next(encoder.parameters()).device
-            probe = encoder(torch.zeros((1, 3, *shape.canvas), device=device_of))[-1]
-        grid = (probe.shape[2], probe.shape[3])
+        grid = _grid_of(encoder, shape.canvas)
         width = shape.width or decoders.WIDTH
         head: LatentHead | FlatLatentHead
         if shape.latent == "flat":
@@ -125,17 +129,18 @@ class CavgaNetworks:
             n_values = shape.latent_channels * grid[0] * grid[1]
         decoder = Decoder(head.grid_channels, stride, generator=generator, width=width)
         discriminator = classifier = None
-        if has_discriminator:
+        if not is_trained:
             discriminator = Discriminator(
-                generator=generator,
+                generator=stream,
                 width=shape.width or discriminators.WIDTH,
                 n_layers=min(discriminators.N_LAYERS, min(shape.canvas).bit_length() - 1),
             )
         if shape.is_weak:
             classifier = LatentClassifier(n_values, generator=generator)
         networks = cls(network, encoder, head, decoder, discriminator, classifier, device)
-        for module in networks.modules().values():
-            module.to(device=device, memory_format=torch.channels_last)
+        if not is_trained:
+            for module in networks.modules().values():
+                module.to(device=device, memory_format=torch.channels_last)
         return networks
 
     def modules(self) -> dict[str, nn.Module]:
@@ -150,6 +155,14 @@ class CavgaNetworks:
             name: tensor
             for prefix, module in self._kept().items()
             for name, tensor in plain_tensors(module, prefix).items()
+        }
+
+    def names(self) -> set[str]:
+        """The names of what `learned` gives."""
+        return {
+            f"{prefix}/{name}"
+            for prefix, module in self._kept().items()
+            for name in module.state_dict()
         }
 
     def take(self, learned: Mapping[str, torch.Tensor]) -> None:
@@ -186,10 +199,25 @@ class CavgaNetworks:
 
 
 def mean_image(batches: object) -> np.ndarray:
-    """The mean of all images of batches of images and boxes, (H, W, 3) float32 in 0 to 255."""
-    total, count = None, 0
-    for images, _ in batches:  # type: ignore[attr-defined]
-        part = images.sum(axis=0, dtype=np.float64)
-        total = part if total is None else total + part
-        count += len(images)
-    return (total / count).astype(np.float32)
+    """The mean of all images of batches of images and boxes, (H, W, 3) float32 in 0 to 255.
+
+    Each pixel's mean is over the images that show something there; 0 where none does.
+    """
+    total = count = 0.0
+    for images, boxes in batches:  # type: ignore[attr-defined]
+        shown = shown_pixels(np.asarray(boxes), *images.shape[1:3])
+        inside = np.ones(images.shape[:3], bool) if shown is None else shown.numpy()
+        total = total + (images * inside[..., None]).sum(axis=0, dtype=np.float64)
+        count = count + inside.sum(axis=0)[..., None]
+    return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def _grid_of(encoder: FusedEncoder, canvas: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of the last stage's feature map.
+
+    Asked of the network itself, as networks round their grids up or down; without memory for what
+    it computes.
+    """
+    with torch.no_grad():
+        probe = copy.deepcopy(encoder).to("meta")(torch.zeros((1, 3, *canvas), device="meta"))[-1]
+    return probe.shape[2], probe.shape[3]

@@ -133,19 +133,22 @@ class CavgaTrainee(ModuleTrainee):
         normal = slice(0, batch.n_normals)
         shown_normal = None if shown is None else shown[normal]
         size = tuple(colours.shape[2:])
-        with autocast(networks.device, config.precision):
+        precision = networks.device, config.precision
+        with autocast(*precision):
             features = networks.encoder(pixels)[-1]
             latent = networks.head(features)
             drawn = latent.sample(random_stream(f"cavga|{config.seed}|latent|{update}"))
             logits = networks.decoder.logits(networks.head.to_grid(drawn[normal]), size)
-            rebuilt = torch.sigmoid(logits.float())
-            if shown_normal is not None:
-                rebuilt = rebuilt * shown_normal[:, None]
-            adversary = self._teach_adversary(colours[normal], rebuilt.detach())
-            of_normals = replace(
-                latent, mean=latent.mean[normal], log_variance=latent.log_variance[normal]
-            )
-            n_colours = 3 * self._shown_share(shown_normal, size)
+        rebuilt = torch.sigmoid(logits.float())
+        if shown_normal is not None:
+            rebuilt = rebuilt * shown_normal[:, None]
+        adversary = self._teach_adversary(colours[normal], rebuilt.detach())
+        of_normals = replace(
+            latent, mean=latent.mean[normal], log_variance=latent.log_variance[normal]
+        )
+        n_colours = 3 * self._shown_share(shown_normal, size)
+        # A context of its own: one keeps the weights that it cast, and the discriminator's are new.
+        with autocast(*precision):
             terms = LossTerms(
                 reconstruction=reconstruction_loss(logits, colours[normal], shown=shown_normal),
                 divergence=divergence_loss(of_normals, n_colours=n_colours),
@@ -193,7 +196,8 @@ class CavgaTrainee(ModuleTrainee):
         discriminator = self._networks.discriminator
         optimiser = self.optimisers["adversary"]
         optimiser.zero_grad(set_to_none=True)
-        loss = discriminator_loss(discriminator(real), discriminator(fake))
+        with autocast(self._networks.device, self.config.precision):
+            loss = discriminator_loss(discriminator(real), discriminator(fake))
         loss.backward()
         optimiser.step()
         return loss.item()
@@ -214,14 +218,16 @@ class CavgaTrainee(ModuleTrainee):
             is_shaped = self._weights.expansion > 0.0
             evidence = latent_evidence(features, mean, create_graph=is_shaped)
             maps = attention(evidence, self._normaliser, size=size)
-            level = maps.detach().mean().item() / ceiling
+            level = mean_attention(maps.detach(), shown) / ceiling
             return replace(terms, expansion=expansion_loss(maps, shown=shown)), [], level
         logits = networks.classifier(mean)
         labels = torch.full((len(batch.images),), ANOMALOUS, device=logits.device)
         labels[: batch.n_normals] = NORMAL
         evidence = class_evidence(features, logits, create_graph=True)
         maps = attention(evidence, self._normaliser, size=size)
-        level = maps[: batch.n_normals, NORMAL].detach().mean().item() / ceiling
+        normals = slice(0, batch.n_normals)
+        of_normals = None if shown is None else shown[normals]
+        level = mean_attention(maps[normals, NORMAL].detach(), of_normals) / ceiling
         classifier = classifier_loss(logits, labels)
         accuracy = (logits.detach().argmax(1) == labels).float().mean().item()
         guided = guided_loss(maps, logits, labels, shown=shown)
@@ -240,6 +246,11 @@ class CavgaTrainee(ModuleTrainee):
         module = networks.encoder.backbone
         network = replace(networks.network, module=module, digest=state_digest(module))
         return network, networks.learned()
+
+
+def mean_attention(maps: torch.Tensor, shown: torch.Tensor | None) -> float:
+    """Over the pixels that are shown."""
+    return (maps if shown is None else maps[shown]).mean().item()
 
 
 def figures_of(row: dict[str, float]) -> UpdateFigures:

@@ -76,7 +76,7 @@ def train_cavga(
         shape,
         seed=config.seed,
         freeze_stages=config.freeze_stages,
-        has_discriminator=True,
+        is_trained=False,
         device=device,
     )
     weights = WEAKLY_SUPERVISED if shape.is_weak else LossWeights(expansion=expansion)

@@ -80,7 +80,7 @@ class Cavga:
             folded_network(network),
             shape_of(config, geometry),
             seed=config.seed,
-            has_discriminator=False,
+            is_trained=True,
             device=device,
         )
         self._networks.take(self._learned)
@@ -180,7 +180,7 @@ class Cavga:
             ModelError: other tensors than those, or of another network or canvas.
         """
         detector = cls(network, geometry, config, untuned=untuned, learned=state, device=device)
-        odd = state.keys() - detector._networks.learned().keys()
+        odd = state.keys() - detector._networks.names()
         if odd:
             raise ModelError("malformed autoencoder", got=", ".join(sorted(odd))[:120])
         detector._is_fitted = True

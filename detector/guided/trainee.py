@@ -98,10 +98,12 @@ class GuidedTrainee(ModuleTrainee):
     def _set_mode(self) -> None:
         for module in self.modules.values():
             module.train()
-        if self.config.freeze_bn:
-            for module in self._networks.segmenter.encoder.backbone.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        # Dropout and stochastic depth would draw from the global random state.
+        backbone = self._networks.segmenter.encoder.backbone.eval()
+        for module in backbone.modules() if not self.config.freeze_bn else ():
+            is_trained = any(one.requires_grad for one in module.parameters(recurse=False))
+            if isinstance(module, _BatchNorm) and is_trained:
+                module.train()
 
     def finish(self) -> Result:
         """The trained encoder as a network of its own, and everything else by name.

@@ -51,7 +51,7 @@ def arm_config(
             hint="its images would have to leave the test set of all arms; use weak = true",
         )
     arguments = ["--seed", str(seed)]
-    if "coreset_ratio" in DETECTOR_OPTIONS.get(options.get("detector", DEFAULT_DETECTOR), {}):
+    if "coreset_ratio" in DETECTOR_OPTIONS.get(str(options.get("detector", DEFAULT_DETECTOR)), {}):
         arguments += ["--coreset", repr(coreset)]
     if "precision" not in options:
         # `auto` looks at the processor, and cells must be the same on every machine.

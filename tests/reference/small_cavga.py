@@ -37,7 +37,7 @@ def batch_of(update: int, *, is_weak: bool = False, padded: bool = False) -> Cav
 
 
 def new_networks(shape: CavgaShape = SHAPE, **settings) -> CavgaNetworks:
-    options = {"seed": 0, "has_discriminator": True, "device": "cpu"} | settings
+    options = {"seed": 0, "is_trained": False, "device": "cpu"} | settings
     return CavgaNetworks.make(make_network(), shape, **options)
 
 
