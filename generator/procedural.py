@@ -13,6 +13,12 @@ LEAST_CONTRAST = 96
 """Between the two ends of a pattern's colours, per channel."""
 N_COLOURS = 3
 CELL_COUNT = (8, 64)
+STEPS = 4096
+"""Of a whole turn of a wave."""
+# Read from here and not asked of numpy: its sine of float32 ends in other bits on other processors.
+_SINE = np.array(
+    [round(math.sin(2 * math.pi * step / STEPS) * 2**15) for step in range(STEPS)], np.float32
+) / np.float32(2**15)
 
 Kind = Callable[[np.random.Generator, int, int], np.ndarray]
 """From a generator, a height and a width to a pattern (height, width) of 0 to 1."""
@@ -68,16 +74,17 @@ def _turbulence(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Waves in one direction, soft or sharp, bent by coarse noise."""
-    phase = _waves(rng, height, width, rng.uniform(0, math.pi))
-    phase += rng.uniform(0, 3) * perlin_noise(rng, height, width, exponents=(1, 2))
-    return 0.5 + rng.uniform(0.5, 4) * np.sin(phase)
+    phase = _waves(rng, height, width, int(rng.integers(STEPS // 2)))
+    bend = np.float32(rng.uniform(0, STEPS / 2))
+    phase += bend * perlin_noise(rng, height, width, exponents=(1, 2))
+    return np.float32(0.5) + np.float32(rng.uniform(0.5, 4)) * _sine(phase)
 
 
 def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two waves across each other, with sharp or rounded corners."""
-    angle = rng.uniform(0, math.pi)
-    one, other = (_waves(rng, height, width, turned) for turned in (angle, angle + math.pi / 2))
-    return 0.5 + rng.uniform(1, 8) * np.sin(one) * np.sin(other)
+    angle = int(rng.integers(STEPS // 2))
+    one, other = (_waves(rng, height, width, turned) for turned in (angle, angle + STEPS // 4))
+    return np.float32(0.5) + np.float32(rng.uniform(1, 8)) * _sine(one) * _sine(other)
 
 
 def _cells(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -108,12 +115,20 @@ def _speckle(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.float32(rng.uniform(3, 8)) * (noise - np.float32(rng.uniform(0.0, 0.35)))
 
 
-def _waves(rng: np.random.Generator, height: int, width: int, angle_rad: float) -> np.ndarray:
-    """Phase (H, W) float32 of a plane wave that repeats 3 to 24 times along the shorter side."""
-    per_px = 2 * math.pi * rng.uniform(3, 24) / min(height, width)
-    y = np.arange(height, dtype=np.float32)[:, None] * np.float32(per_px * math.sin(angle_rad))
-    x = np.arange(width, dtype=np.float32)[None, :] * np.float32(per_px * math.cos(angle_rad))
-    return y + x + np.float32(rng.uniform(0, 2 * math.pi))
+def _waves(rng: np.random.Generator, height: int, width: int, angle: int) -> np.ndarray:
+    """Phase (H, W) float32 of a plane wave that repeats 3 to 24 times along the shorter side.
+
+    It and the angle count in steps of a turn.
+    """
+    per_px = np.float32(STEPS * rng.uniform(3, 24) / min(height, width))
+    y = np.arange(height, dtype=np.float32)[:, None] * (per_px * _SINE[angle % STEPS])
+    x = np.arange(width, dtype=np.float32)[None, :] * (per_px * _SINE[(angle + STEPS // 4) % STEPS])
+    return y + x + np.float32(rng.uniform(0, STEPS))
+
+
+def _sine(phase: np.ndarray) -> np.ndarray:
+    """Sine of a phase in steps of a turn, by the last whole step."""
+    return _SINE[np.floor(phase).astype(np.int64) % STEPS]
 
 
 KINDS: dict[str, Kind] = {

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import REPO
 
+from generator import procedural
 from generator.anchors import anchor_rng
 from generator.config import BuildConfig
 from generator.donors import as_grey, shard_donors
@@ -293,3 +299,52 @@ def test_patterns_have_contrast_and_differ(size):
             assert one.shape == (*size, 3) and one.dtype == np.uint8
             assert np.ptp(one.astype(int), axis=(0, 1)).max() > 40
             assert (one == one[..., :1]).all() == is_grey
+
+
+PATTERNS = """
+import numpy as np
+from generator.procedural import draw_patterns
+from manifests.digest import array_digest
+rng = np.random.default_rng(0)
+print(array_digest(np.stack(draw_patterns(rng, 40, 96, 80, is_grey=False))))
+"""
+
+
+def test_patterns_are_the_same_whatever_the_processor_can_do():
+    """With the processor's vector units on, and with all of them off that numpy chooses from."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    digests = set()
+    for disabled in ("", " ".join(found)):
+        command = [sys.executable, "-c", PATTERNS]
+        environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled}
+        run = subprocess.run(
+            command, cwd=REPO, env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(run.stdout)
+    assert len(digests) == 1
+
+
+def test_waves_are_sines():
+    phase = np.arange(-2 * procedural.STEPS, 2 * procedural.STEPS, 0.5, dtype=np.float32)
+    found = procedural._sine(phase)
+    turns = np.floor(phase.astype(float)) / procedural.STEPS
+    assert np.abs(found - np.sin(2 * math.pi * turns)).max() < 2**-15
+    assert found.dtype == np.float32
+    exact = procedural._sine(np.float32([0, 1024, 2048, 3072, -1024])).tolist()
+    assert exact == [0, 1, 0, -1, -1]
+
+
+def test_a_wave_repeats_as_often_as_drawn_and_in_its_direction():
+    class Fixed:
+        def __init__(self):
+            self.values = [8.0, 0.0]  # repeats along the shorter side; where it begins
+
+        def uniform(self, low, high):
+            assert low <= self.values[0] < high
+            return self.values.pop(0)
+
+    quarter = procedural.STEPS // 4
+    along_x = procedural._waves(Fixed(), 32, 64, 0)
+    assert (along_x == along_x[:1]).all() and along_x[0, 4] - along_x[0, 0] == procedural.STEPS
+    along_y = procedural._waves(Fixed(), 32, 64, quarter)
+    assert (along_y == along_y[:, :1]).all() and along_y[4, 0] - along_y[0, 0] == procedural.STEPS
