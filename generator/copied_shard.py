@@ -18,7 +18,7 @@ from manifests.digest import bytes_digest
 from manifests.errors import DigestError, SetError
 from manifests.schema import ShardEntry
 from manifests.shard import NegativeRecord, NormalRecord, Shard, write_shard
-from manifests.shard_records import donors_of
+from manifests.shard_records import check_donor_room, donors_of
 from manifests.strict_json import dump_json
 
 
@@ -89,7 +89,7 @@ def copy_unit(unit: CopyUnit, folder: Path) -> ShardEntry:
     """Makes and writes one shard; every pixel is compared with its digest on the way.
 
     Raises:
-        SetError: a shard it is made from changed or is damaged, or two donor images differ in size.
+        SetError: a shard it is made from changed or is damaged, or it would need too many donors.
         DigestError: a shard it is made from is not the recorded one, or its pixels are not.
         OutputError: the shard cannot be written.
     """
@@ -98,8 +98,7 @@ def copy_unit(unit: CopyUnit, folder: Path) -> ShardEntry:
         shards = [stack.enter_context(shard.open()) for shard in unit.shards]
         normals = [_normal(shards, own, maps) for own, maps in unit.normals]
         negatives = [_negative(shards, *row, store=unit.store) for row in unit.negatives]
-        donors = _donors(unit, shards, normals, negatives)
-    _check_donor_sizes(folder / unit.name, donors)
+        donors = _donors(unit, shards, normals, negatives, path=folder / unit.name)
     try:
         return write_shard(
             folder / unit.name,
@@ -154,25 +153,26 @@ def _donors(
     shards: Sequence[Shard],
     normals: Sequence[NormalRecord],
     negatives: Sequence[NegativeRecord],
+    *,
+    path: Path,
 ) -> dict[str, np.ndarray]:
-    """By digest, the donor images that are not normals of the new shard."""
+    """By digest, the donor images that are not normals of the new shard at `path`."""
     known = {row.digest for row in normals}
-    donors: dict[str, np.ndarray] = {}
+    lenders: dict[str, Shard] = {}
     for (place, _, _), record in zip(unit.negatives, negatives, strict=True):
-        for digest in donors_of(record.edits) - known - donors.keys():
-            donors[digest] = shards[place[0]].donor(digest)
-    return donors
-
-
-def _check_donor_sizes(path: Path, donors: Mapping[str, np.ndarray]) -> None:
-    sizes = sorted({image.shape[:2] for image in donors.values()})
-    if len(sizes) > 1:
+        for digest in donors_of(record.edits) - known - lenders.keys():
+            lenders[digest] = shards[place[0]]
+    try:
+        check_donor_room(len(lenders), *normals[0].image.shape[:2])
+    except SetError as error:
         raise SetError(
-            "would need donor images of more than one size, which a shard cannot hold",
+            error.what,
             path=path,
-            got=" and ".join(f"{height}x{width}" for height, width in sizes),
+            expected=error.expected,
+            got=error.got,
             hint="merge with a smaller --shard-images, or leave policies out with subset",
-        )
+        ) from None
+    return {digest: shard.donor(digest) for digest, shard in lenders.items()}
 
 
 def _environment(unit: CopyUnit) -> dict[str, str]:

@@ -71,11 +71,11 @@ def preview_sheet(
     normal = negative_set.normal(i)
     regions = Regions.from_recipe(negative_set.manifest.recipe, path=negative_set.path)
     numbers = np.flatnonzero(negative_set.negative_normal == i)
-    negatives, donors = {}, {}
+    negatives, row_of = {}, {}
     for j in numbers.tolist():
         one = negative_set[j]
-        negatives[one.policy, one.level, one.repeat] = one
-        donors |= negative_set.donors(j)
+        place = one.policy, one.level, one.repeat
+        negatives[place], row_of[place] = one, j
     maps = {level: negative_set.saliency(i, level) for level in negative_set.levels}
     blocks = _blocks(negative_set) or [_Block((), (), frozenset(), None)]
     parts = []
@@ -97,7 +97,11 @@ def preview_sheet(
                 elif negative is None:
                     row += [(None, "no visible negative found")] * _TILES_PER_NEGATIVE
                 elif any(isinstance(edit, Blend) for edit in negative.edits):
-                    row.append(donor_tile(normal, negative, donors, colour, tile_px))
+                    # Fetched for this tile alone: those of all negatives may be many.
+                    j = row_of[policy, level, repeat]
+                    row.append(
+                        donor_tile(normal, negative, negative_set.donors(j), colour, tile_px)
+                    )
                     row += negative_tiles(normal, negative, gain)
                 else:
                     row.append(anchor_tile(normal, negative, *cut[level], colour, tile_px))

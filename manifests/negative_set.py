@@ -217,7 +217,7 @@ class NegativeSet:
         )
 
     def donors(self, j: int) -> dict[str, np.ndarray]:
-        """Images (Hd, Wd, 3) uint8 that negative `j` mixes in, by digest. Raises as `[j]` does."""
+        """Images (H, W, 3) uint8 that negative `j` mixes in, by digest. Raises as `[j]` does."""
         shard, row, _ = self._place(self._negative_start, j)
         return {digest: shard.donor(digest) for digest in sorted(donors_of(shard.edits(row)))}
 

@@ -125,13 +125,13 @@ class RecipeReader:
                 raise SetError("recipe has no usable geometry") from None
             if self.on_manifest is not None and not self.problems:
                 self.on_manifest(manifest)
-            summary = RecipeSums(manifest, self.path, self.problems)
+            summary = RecipeSums(manifest, geometry, self.path, self.problems)
             self._report(0, summary.total)
             for entry in manifest.shards:
                 shard = self._shard(entry, geometry, summary, keep=shards is not None)
                 if shards is not None:
                     shards.append(shard)
-            for donor in self._donors(summary):
+            for donor in self._donors(summary, geometry):
                 if donors is not None:
                     donors[donor.digest] = donor
             summary.compare()
@@ -214,10 +214,11 @@ class RecipeReader:
         summary.end(entry)
         return RecipeShard(name, tuple(normals), tuple(negatives))
 
-    def _donors(self, summary: RecipeSums) -> Iterator[RecipeDonor]:
+    def _donors(self, summary: RecipeSums, geometry: Geometry) -> Iterator[RecipeDonor]:
         """Donors that are no normals; no other line may follow the shards."""
         for digest in summary.foreign_donors():
-            donor = parse_donor(self._next(f"donor {digest}"))
+            line = self._next(f"donor {digest}")
+            donor = parse_donor(line, geometry.height, geometry.width)
             if donor.digest != digest:
                 raise SetError("is not the next donor", expected=digest, got=donor.digest)
             yield donor

@@ -20,7 +20,6 @@ from manifests.edits import Box, ColourShift, Edit, canonical, decode, encode
 from manifests.errors import EditError, SetError
 from manifests.shard_entry import is_digest, is_shard_name, require
 from manifests.shard_records import (
-    MAX_SIDE_PX,
     NegativeRecord,
     check_negative_values,
     check_normal_values,
@@ -233,17 +232,17 @@ def content_line(line: bytes, row: RecipeNegative, normal_digest: str) -> bytes:
     )  # fmt: skip
 
 
-def parse_donor(line: bytes) -> RecipeDonor:
-    """A donor, its pixels unfolded once and compared with its digest. Raises SetError."""
+def parse_donor(line: bytes, height: int, width: int) -> RecipeDonor:
+    """A donor for a canvas of `height` and `width`, unfolded once and compared with its digest.
+
+    Raises:
+        SetError: malformed, of another size, or with other pixels than those of its digest.
+    """
     _, digest, shape, text = _fields(line, "donor", 4)
     require(is_digest(digest), "donor digest is malformed")
-    is_shape = (
-        isinstance(shape, list)
-        and len(shape) == 3
-        and all(type(side) is int and 1 <= side <= MAX_SIDE_PX for side in shape)
-        and shape[2] == 3
-    )
-    require(is_shape, "donor shape is malformed")
+    canvas = [height, width, 3]
+    if shape != canvas or any(type(side) is not int for side in shape):
+        raise SetError("donor is not of the canvas' size", expected=canvas, got=_shown(shape))
     try:
         folded = base64.b64decode(text, validate=True) if isinstance(text, str) else None
     except (binascii.Error, ValueError):
@@ -251,7 +250,7 @@ def parse_donor(line: bytes) -> RecipeDonor:
     # Encoded again, so that stray bits behind the last byte are refused: one value, one text.
     is_base64 = folded is not None and base64.b64encode(folded).decode("ascii") == text
     require(is_base64, "donor pixels are not valid base64")
-    donor = RecipeDonor(digest, shape[0], shape[1], folded)
+    donor = RecipeDonor(digest, height, width, folded)
     require(array_digest(donor.image()) == digest, "donor pixels are not those of its digest")
     return donor
 
@@ -292,6 +291,10 @@ def _is_within(edit: CopyRow | BlendRow, height: int, width: int) -> bool:
         and -ANGLE_LIMIT_CDEG <= edit.angle_cdeg <= ANGLE_LIMIT_CDEG
         and 0 <= edit.feather_px <= FEATHER_LIMIT_PX
     )
+
+
+def _shown(value: object) -> str:
+    return ascii(value)[:60]
 
 
 def _start(line: bytes) -> str:

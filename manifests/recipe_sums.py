@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 from manifests.errors import DigestError, SetError
+from manifests.geometry import Geometry
 from manifests.recipe_rows import RecipeNegative, RecipeNormal
 from manifests.schema import Manifest, ShardEntry
 from manifests.shard_entry import FALLBACKS
-from manifests.shard_records import CONTENT_TITLE
+from manifests.shard_records import CONTENT_TITLE, check_donor_room
 
 MAX_PROBLEMS = 100
 # Far more than the manifest's table of counts, of 1 MiB, could hold; and than a recipe of 1 GiB
@@ -26,18 +27,24 @@ class RecipeSums:
 
     Args:
         manifest: of the recipe.
+        geometry: the canvas.
         path: of the recipe.
         problems: where to put what is wrong.
     """
 
-    def __init__(self, manifest: Manifest, path: Path, problems: list[SetError]) -> None:
+    def __init__(
+        self, manifest: Manifest, geometry: Geometry, path: Path, problems: list[SetError]
+    ) -> None:
         self.manifest = manifest
+        self.geometry = geometry
         self.path = path
         self.problems = problems
         self.total = sum(entry.negatives for entry in manifest.shards)
         self.negatives = 0
         self._normals: set[bytes] = set()
         self._donors: set[bytes] = set()
+        self._shard_normals: set[bytes] = set()
+        self._shard_donors: set[bytes] = set()
         self._kinds: Counter[tuple[str, int, int]] = Counter()
         self._training_files = frozenset(manifest.training_files)
         self._content = hashlib.sha256()
@@ -45,6 +52,8 @@ class RecipeSums:
     def begin(self) -> None:
         """A shard begins."""
         self._content = hashlib.sha256(CONTENT_TITLE.encode("ascii") + b"\n")
+        self._shard_normals.clear()
+        self._shard_donors.clear()
 
     def add_normal(self, row: RecipeNormal, line: bytes) -> None:
         """A normal of the shard, and its line in the content digest. Raises SetError."""
@@ -52,6 +61,7 @@ class RecipeSums:
         if digest in self._normals:
             self._add("normal is there twice", None, row.source)
         self._normals.add(digest)
+        self._shard_normals.add(digest)
         if row.file_sha256 not in self._training_files:
             self._add("normal is not one of the manifest's training files", None, row.source)
         self._content.update(line + b"\n")
@@ -63,9 +73,14 @@ class RecipeSums:
         if len(self._kinds) > _MAX_KINDS:
             raise SetError("too many policies and levels", expected=f"at most {_MAX_KINDS}")
         if row.donors:
-            self._donors.update(map(bytes.fromhex, row.donors))
+            donors = set(map(bytes.fromhex, row.donors))
+            self._donors |= donors
             if len(self._donors) > _MAX_DONORS:
                 raise SetError("too many donor images", expected=f"at most {_MAX_DONORS}")
+            # Those that other shards lend are no less in memory once this one is made.
+            self._shard_donors |= donors - self._shard_normals
+            sides = self.geometry.height, self.geometry.width
+            check_donor_room(len(self._shard_donors), *sides)
         self._content.update(line + b"\n")
 
     def end(self, entry: ShardEntry) -> None:

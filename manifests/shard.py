@@ -26,6 +26,7 @@ from manifests.shard_records import (
     NegativeRecord,
     NormalRecord,
     check_donor,
+    check_donor_room,
     check_records,
     donors_of,
     negative_digest,
@@ -65,7 +66,7 @@ def write_shard(
         normals: at least one, no two with the same digest.
         negatives: may be empty; pixels that are None are rendered.
         donors: donor images by digest; those the negatives need and that are not among the
-            normals are stored, so they must all be of one shape.
+            normals are stored, so they must have the normals' height and width.
         store: "pixels", or "anchors" to leave images and masks to be rendered on reading.
         unit_digest: digest of the unit of work, for a resumed build to know its own shards.
         environment: library versions and processor features.
@@ -85,16 +86,15 @@ def write_shard(
         raise SetError("shard name is malformed", path=path, expected="as shard-00000.h5")
     if not is_digest(unit_digest):
         raise SetError("unit_digest is not a digest", got=unit_digest)
-    check_records(normals, negatives)
+    height, width = check_records(normals, negatives)
     known = {row.digest: row.image for row in normals}
     needed = set().union(*(donors_of(row.edits) for row in negatives)) - known.keys()
     if needed - donors.keys():
         raise SetError("donor image is missing", expected=sorted(needed - donors.keys())[0])
+    check_donor_room(len(needed), height, width)
     stored = {digest: donors[digest] for digest in needed}
     for image in stored.values():
-        check_donor(image)
-    if len({image.shape for image in stored.values()}) > 1:
-        raise SetError("donor images of one shard differ in size")
+        check_donor(image, height, width)
     if store == "pixels":
         sources = {**stored, **known}
         negatives = [_with_pixels(row, normals, sources) for row in negatives]
@@ -346,7 +346,7 @@ class Shard:
             raise self._at(error, f"negative {j} cannot be rendered") from None
 
     def donor(self, digest: str) -> np.ndarray:
-        """A donor image of this shard, (Hd, Wd, 3) uint8. Raises SetError where it is missing."""
+        """A donor image of this shard, (H, W, 3) uint8. Raises SetError where it is missing."""
         index = self.index
         if digest in index.normal_digests:
             return self.normal_image(index.normal_digests.index(digest))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from manifests.errors import CutswapError, DigestError, SetError
 from manifests.shard_records import (
     CONTENT_TITLE,
     SALIENCY_TITLE,
+    donors_of,
     lines_digest,
     negative_digest,
     negative_line,
@@ -19,6 +20,7 @@ from manifests.shard_records import (
     painted_digest,
     saliency_line,
 )
+from manifests.terminal import counted
 
 if TYPE_CHECKING:
     from manifests.shard import Shard
@@ -92,16 +94,18 @@ def _compared(
 
 def _digest_problems(shard: Shard) -> Iterator[SetError]:
     index = shard.index
-    for name, lines_of in (
-        ("content_digest", _content_lines),
-        ("saliency_digest", _saliency_lines),
+    needed: set[str] = set()
+    for name, title, lines in (
+        ("content_digest", CONTENT_TITLE, _content_lines(shard, needed)),
+        ("saliency_digest", SALIENCY_TITLE, _saliency_lines(shard)),
     ):
-        title = CONTENT_TITLE if name == "content_digest" else SALIENCY_TITLE
         try:
-            got = lines_digest(title, lines_of(shard))
+            got = lines_digest(title, lines)
         except CutswapError as error:
             yield SetError(f"{name} cannot be taken: {error.what}", path=shard.path)
             continue
+        if name == "content_digest":  # all edits have been read
+            yield from _donor_problems(shard, needed)
         if got != getattr(index, name):
             yield DigestError(
                 f"{name} is not that of the contents",
@@ -111,13 +115,28 @@ def _digest_problems(shard: Shard) -> Iterator[SetError]:
             )
 
 
-def _content_lines(shard: Shard) -> Iterator[bytes]:
+def _donor_problems(shard: Shard, needed: Collection[str]) -> Iterator[SetError]:
+    """Donors that nobody asks for, of whom no content digest knows, and those that are missing."""
+    index = shard.index
+    stored = set(index.donor_digests)
+    for what, digests in (
+        ("that no negative needs", stored.difference(needed)),
+        ("too few", set(needed).difference(stored, index.normal_digests)),
+    ):
+        if digests:
+            number = counted(len(digests), "donor image")
+            yield SetError(f"has {number} {what}", path=shard.path, got=min(digests))
+
+
+def _content_lines(shard: Shard, needed: set[str]) -> Iterator[bytes]:
+    """The lines of the content digest; donors that edits need are added to a set meanwhile."""
     index = shard.index
     yield from map(
         normal_line, index.normal_digests, index.sources, index.file_digests, index.canvas_boxes
     )
     for j in range(shard.n_negatives):
         record = shard.record(j)
+        needed |= donors_of(record.edits)
         yield negative_line(index.normal_digests[record.normal], record)
 
 

@@ -12,7 +12,13 @@ from manifests.errors import SetError
 from manifests.shard_entry import STORES, check_version, is_digest
 from manifests.shard_hdf5 import StrictFile
 from manifests.shard_index import ReadAt, ShardIndex, check_boxes, check_centres, check_negatives
-from manifests.shard_records import MAX_LEVELS, MAX_SIDE_PX, MAX_SOURCE_BYTES, check_source
+from manifests.shard_records import (
+    MAX_LEVELS,
+    MAX_SIDE_PX,
+    MAX_SOURCE_BYTES,
+    check_donor_room,
+    check_source,
+)
 from manifests.strict_json import load_json
 
 _MAX_ENVIRONMENT_BYTES = 32 << 10
@@ -123,15 +129,17 @@ class _Structure(StrictFile):
         donor_digests, donor_images = [], None
         if "donors" in groups:
             donors = self.children(groups["donors"], {"image", "digest"}, set(), h5py.Dataset)
-            shape = donors["image"].shape
-            if (
-                len(shape) != 4
-                or shape[3] != 3
-                or not 1 <= min(shape) <= max(shape[1:]) <= MAX_SIDE_PX
-            ):
-                raise SetError("donors/image has the wrong shape", got=shape)
-            donor_images = self.rows(donors["image"], shape[1:])
-            donor_digests = self.digests(donors["digest"], shape[0])
+            donor_images = self.rows(donors["image"], (height, width, 3))
+            count = len(donor_images.offset)
+            if count < 1:
+                raise SetError("donors/image has no rows")
+            check_donor_room(count, height, width)
+            donor_digests = self.digests(donors["digest"], count)
+            if len(set(donor_digests)) != count:
+                raise SetError("holds a donor twice")
+            # Nobody would read the second image of a digest, and so nobody compare it.
+            if not set(donor_digests).isdisjoint(normal_digests):
+                raise SetError("holds a normal as a donor, too")
         is_pixels = store == "pixels"
         return ShardIndex(
             **head,

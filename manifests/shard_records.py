@@ -24,6 +24,9 @@ MAX_SOURCE_BYTES = 4096
 MAX_LEVELS = 64
 LEVEL_LIMIT = 9999
 COUNT_LIMIT = 65535  # of 16-bit fields: repeat, rejections
+MAX_DONOR_BYTES = 1 << 30
+"""Of the pixels of all donors of a shard that are none of its normals: who makes one holds them at
+once."""
 CONTENT_TITLE = "cutswap content 1"
 SALIENCY_TITLE = "cutswap saliency 1"
 _POLICY = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -266,11 +269,23 @@ def check_records(
     return height, width
 
 
-def check_donor(image: np.ndarray) -> None:
-    """Make sure that a donor image can be stored. Raises SetError."""
-    shape = getattr(image, "shape", ())
-    _require(len(shape) == 3 and 1 <= min(shape) <= max(shape) <= MAX_SIDE_PX, "donor is no image")
-    _require_array(image, np.uint8, (*shape[:2], 3), "donor image")
+def check_donor(image: np.ndarray, height: int, width: int) -> None:
+    """Make sure that a donor image can be stored in a shard of that canvas. Raises SetError."""
+    _require_array(image, np.uint8, (height, width, 3), "donor image")
+
+
+def check_donor_room(count: int, height: int, width: int) -> None:
+    """Make sure that a shard of that canvas has room for so many donors. Raises SetError.
+
+    Asked before any is unfolded: a few KB may hold a large image of one colour.
+    """
+    room = MAX_DONOR_BYTES // (height * width * 3)
+    if count > room:
+        raise SetError(
+            "needs too many donor images that are no normals of its own",
+            expected=f"at most {room} of {height}x{width} px",
+            got=count,
+        )
 
 
 def is_policy_name(name: str) -> bool:

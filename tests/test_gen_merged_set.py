@@ -12,15 +12,14 @@ from test_gen_pipeline import build
 
 from generator.merge import merge_sets
 from generator.merged_manifest import joined_texts, merged_recipe
-from manifests.digest import array_digest
-from manifests.edits import Blend, DonorTransform, render
+from manifests import shard_records
 from manifests.errors import SetError
 from manifests.negative_set import NegativeSet
 from manifests.schema import read_manifest
-from manifests.shard import negative_digest
+from manifests.shard import Shard
 from manifests.verify import verify_set
 from reference.loose_sets import contents, loose_set, part
-from reference.small_sets import H, W, picture, records
+from reference.small_sets import H, W, records
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +93,17 @@ def test_donors_travel_and_the_store_changes_no_digest(rows, tmp_path):
     assert contents(anchors.folder) == (images, drawn)
 
 
-def test_donors_of_two_sizes_do_not_fit_into_one_shard(tmp_path):
+def test_donors_of_a_shard_are_counted_before_any_is_read(tmp_path, monkeypatch):
     folders = []
-    for number, side in enumerate((9, 11)):
-        normals, _, _ = records(1, 0, seed=number)
-        donor = picture((5, side), side, side)
-        donors = {array_digest(donor): donor}
-        edits = (Blend(array_digest(donor), DonorTransform(), np.ones((H, W), bool), 90),)
-        image, mask = render(normals[0].image, edits, donors)
-        _, (template, *_), _ = records(1, 1)
-        row = replace(
-            template, policy="sgsf", edits=edits, image=image, mask=mask,
-            digest=negative_digest(image, mask),
-        )  # fmt: skip
-        folders.append(loose_set(tmp_path / f"{number}", normals, [row], donors))
-    with pytest.raises(SetError, match=r"more than one size.*9x9 and 11x11"):
-        merge_sets(folders, tmp_path / "out")
+    for number in range(2):
+        normals, negatives, donors = records(1, 3, seed=number)
+        folders.append(loose_set(tmp_path / f"{number}", normals, negatives, donors))
+    monkeypatch.setattr(shard_records, "MAX_DONOR_BYTES", H * W * 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Shard, "donor", None)
+        with pytest.raises(SetError, match=r"too many donor.*at most 1.*--shard-images") as caught:
+            merge_sets(folders, tmp_path / "out")
+    assert caught.value.path.endswith("shard-00000.h5")
     assert not list((tmp_path / "out").rglob("*.h5"))
     assert verify_set(merge_sets(folders, tmp_path / "out", shard_images=1).folder) == []
 

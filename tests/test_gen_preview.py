@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -311,6 +312,22 @@ def test_what_a_blend_mixes_in_is_shown_as_it_lies(tmp_path):
             negative_set.normal(1), negative_set[1], negative_set.donors(1), SKY, WIDTH
         )
     assert tile[1].startswith("the image itself, weight")
+
+
+def test_the_donors_of_one_tile_are_gone_before_the_next(tmp_path, monkeypatch):
+    rows = [_blend(_gradient(), "perlin", -1, _gradient(shift=7), repeat=n) for n in range(3)]
+    fetch, fetched = NegativeSet.donors, []
+
+    def donors(negative_set, j):
+        assert all(image() is None for image in fetched)
+        found = fetch(negative_set, j)
+        fetched.extend(weakref.ref(image) for image in found.values())
+        return found
+
+    monkeypatch.setattr(NegativeSet, "donors", donors)
+    with _write(tmp_path / "part", _gradient(), rows, {4: _square()}) as negative_set:
+        preview_sheet(negative_set, 1, tile_px=WIDTH)
+    assert len(fetched) == 3
 
 
 @pytest.mark.parametrize("view", ["mean", "max", None])

@@ -336,7 +336,7 @@ def recipe_changes() -> Iterator:
     yield pytest.param("negative", 7, 4, id="fallback")
     yield pytest.param("negative", 8, 900, id="rejections")
     yield pytest.param("negative", 9, "0" * 64, id="negative digest")
-    pixels = base64.b64encode(zlib.compress(bytes(17 * 23 * 3))).decode()
+    pixels = base64.b64encode(zlib.compress(bytes(H * W * 3))).decode()
     yield pytest.param("donor", 3, pixels, id="donor")
 
 

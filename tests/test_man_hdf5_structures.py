@@ -109,11 +109,18 @@ STRUCTURES = {
     ),
     "huge canvas": ("height is out of range", lambda f: f.attrs.modify("height", np.int64(4097))),
     "huge donors": (
-        "in full",
+        "wrong shape",
         lambda f: [
             f.__delitem__("donors/image"),
             f.create_dataset("donors/image", (1 << 30, 4096, 4096, 3), "u1",
                              chunks=(1, 4096, 4096, 3)),
+        ],
+    ),
+    "endless donors": (
+        "in full",
+        lambda f: [
+            f.__delitem__("donors/image"),
+            f.create_dataset("donors/image", (1 << 30, H, W, 3), "u1", chunks=(1, H, W, 3)),
         ],
     ),
     "huge maps": (

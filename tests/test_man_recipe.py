@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifests import recipe_reader, recipe_text
+from manifests import recipe_reader, recipe_text, shard_records
 from manifests.digest import array_digest, bytes_digest
 from manifests.edits import decode, render
 from manifests.errors import DigestError, EditError, OutputError, SetError
@@ -340,9 +340,12 @@ def put(index, value):
         ("shard", put(1, "shard-00001.h5"), "not the next shard"),
         ("shard", put(1, "../shard-00000.h5"), "shard name is malformed"),
         ("donor", put(1, "0" * 64), "donor pixels are not those"),
-        ("donor", put(2, [17, 23, 4]), "donor shape"),
-        ("donor", put(2, [17, 22, 3]), "donor image has the wrong size"),
-        ("donor", put(2, [1 << 40, 23, 3]), "donor shape"),
+        ("donor", put(2, [32, 44, 4]), "not of the canvas' size"),
+        ("donor", put(2, [44, 32, 3]), r"not of the canvas' size \(expected \[32, 44, 3\]"),
+        ("donor", put(2, [4096, 4096, 3]), "not of the canvas' size"),
+        ("donor", put(2, [32.0, 44, 3]), "not of the canvas' size"),
+        ("donor", put(2, "\x1b[2J"), r"not of the canvas' size .*got '\\x1b\["),
+        ("donor", put(3, base64.b64encode(zlib.compress(bytes(31 * 44 * 3))).decode()), "donor image has the wrong size"),
         ("donor", put(3, "eJw"), "base64"),
         ("donor", put(3, "AAAA"), "donor image is damaged"),
         ("manifest", lambda row: row[1].pop("shards"), "lacks shards"),
@@ -454,12 +457,32 @@ def test_honest_recipes_are_far_from_the_bounds(file):
 
 def test_a_donor_is_unfolded_to_its_size_and_no_further():
     image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
-    donor = parse_donor(donor_line(image))
+    donor = parse_donor(donor_line(image), 5, 7)
     assert np.array_equal(donor.image(), image) and donor.digest == array_digest(image)
     row = json.loads(donor_line(np.zeros((1024, 1024, 3), np.uint8)))
     row[2] = [5, 7, 3]
     with pytest.raises(SetError, match="wrong size"):
-        parse_donor(compact(row))
+        parse_donor(compact(row), 5, 7)
+
+
+def test_donors_of_one_shard_are_counted_before_any_is_unfolded(file, tmp_path, monkeypatch):
+    """Those that other shards lend count, too: whoever renders the shard holds all of them."""
+    monkeypatch.setattr(shard_records, "MAX_DONOR_BYTES", 32 * 44 * 3)
+    assert recipe_problems(file) == []
+    monkeypatch.setattr(shard_records, "MAX_DONOR_BYTES", 32 * 44 * 3 - 1)
+    (problem,) = recipe_problems(file)
+    assert "too many donor images" in problem.what and problem.path == str(file)
+    assert problem.expected == "at most 0 of 32x44 px"
+    with pytest.raises(SetError, match="too many donor images"):
+        read_recipe(file)
+    sources = photos(tmp_path / "data", 4)
+    monkeypatch.undo()
+    photo_set(tmp_path / "lent", tmp_path / "data", sources, donor="lent")
+    export(tmp_path / "lent", tmp_path / "lent.recipe")
+    assert not read_recipe(tmp_path / "lent.recipe").donors
+    monkeypatch.setattr(shard_records, "MAX_DONOR_BYTES", 1)
+    with pytest.raises(SetError, match="too many donor images"):
+        read_recipe(tmp_path / "lent.recipe")
 
 
 def test_reading_ten_thousand_negatives_takes_no_time(file):

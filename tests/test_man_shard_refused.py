@@ -7,11 +7,12 @@ import h5py
 import numpy as np
 import pytest
 
-from manifests.digest import bytes_digest
+from manifests import shard_records
+from manifests.digest import array_digest, bytes_digest
 from manifests.errors import CutswapError, DigestError, SetError
 from manifests.schema import FALLBACKS
 from manifests.shard import Shard
-from reference.small_sets import H, W, read_everything, write_shard_of
+from reference.small_sets import H, W, read_everything, records, write_shard_of
 
 
 @pytest.fixture
@@ -89,6 +90,20 @@ def compact(file, name):
 
 def chunk(file, name, data):
     file[name].id.write_direct_chunk((1, *(0,) * (file[name].ndim - 1)), data)
+
+
+def donors(file, images, digests):
+    del file["donors"]
+    shape = (1, *images[0].shape)
+    file.create_dataset("donors/image", data=np.stack(images), chunks=shape)
+    rows = [np.frombuffer(bytes.fromhex(digest), np.uint8) for digest in digests]
+    file.create_dataset("donors/digest", data=np.stack(rows))
+
+
+def also_donors(file, digest):
+    """One more donor, of pixels that have no digest in the file: `digest` is that of others."""
+    own = file["donors/digest"][0].tobytes().hex()
+    donors(file, [file["donors/image"][0], np.full((H, W, 3), 77, np.uint8)], [own, digest(file)])
 
 
 def value(file, name, place, new):
@@ -179,6 +194,25 @@ STRUCTURES = {
         "twice",
         lambda f: value(f, "normals/digest", 3, f["normals/digest"][0]),
     ),
+    "repeated donor": (
+        "a donor twice",
+        lambda f: also_donors(f, lambda f: f["donors/digest"][0].tobytes().hex()),
+    ),
+    "a normal's digest": (
+        "a normal as a donor",
+        lambda f: also_donors(f, lambda f: f["normals/digest"][2].tobytes().hex()),
+    ),
+    "larger donor": (
+        "donors/image has the wrong shape",
+        lambda f: donors(f, [np.zeros((H, W + 1, 3), np.uint8)], ["a" * 64]),
+    ),
+    "no donors": (
+        "no rows",
+        lambda f: [
+            put(f, "donors/image", np.zeros((0, H, W, 3), np.uint8)),
+            put(f, "donors/digest", np.zeros((0, 32), np.uint8)),
+        ],
+    ),
     "offsets fall": ("edits_offset", lambda f: value(f, "negatives/edits_offset", 2, 0)),
     "offsets beyond": ("edits_offset", lambda f: value(f, "negatives/edits_offset", 9, 1 << 63)),
     "long mask chunk": (
@@ -198,6 +232,39 @@ def test_other_structures_are_refused(path, name):
         shard.n_normals  # noqa: B018
     assert fragment in str(caught.value)
     assert str(path) in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_more_donors_than_a_shard_may_have_are_refused(path, monkeypatch):
+    write_shard_of(path)
+    for room, is_refused in ((H * W * 3, False), (H * W * 3 - 1, True)):
+        monkeypatch.setattr(shard_records, "MAX_DONOR_BYTES", room)
+        with Shard(path) as shard:
+            if not is_refused:
+                assert len(shard.index.donor_digests) == 1
+                continue
+            with pytest.raises(SetError, match=r"too many donor images.*at most 0 of 32x44 px"):
+                shard.n_normals  # noqa: B018
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_donors_that_nobody_needs_or_has_are_found_without_pixels_too(path, pixels):
+    """No digest that is published covers which donors are there."""
+    write_shard_of(path)
+    own = next(iter(records()[2]))
+    spare = np.full((H, W, 3), 77, np.uint8)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        images = [file["donors/image"][0], spare]
+        donors(file, images, [own, array_digest(spare)])
+    with Shard(path) as shard:
+        (problem,) = shard.problems(pixels=pixels)
+    assert problem.what == "has 1 donor image that no negative needs"
+    assert problem.got == array_digest(spare)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        donors(file, [spare], [array_digest(spare)])
+    with Shard(path) as shard:
+        found = {problem.what: problem.got for problem in shard.problems(pixels=pixels)}
+    assert found["has 1 donor image too few"] == own
+    assert found["has 1 donor image that no negative needs"] == array_digest(spare)
 
 
 @pytest.mark.parametrize("data", [zlib.compress(bytes(900_000), 9), b"junk", zlib.compress(b"x")])

@@ -10,11 +10,12 @@ import pytest
 
 import manifests.atomic
 import manifests.shard
-from manifests.digest import file_digest
-from manifests.edits import Copy
+from manifests import shard_records
+from manifests.digest import array_digest, file_digest
+from manifests.edits import Copy, render
 from manifests.errors import DigestError, EditError, OutputError, SetError
 from manifests.schema import FALLBACKS
-from manifests.shard import write_shard
+from manifests.shard import negative_digest, write_shard
 from manifests.shard_image import shard_image
 from manifests.sparse_file import SparseFile
 from reference.small_sets import UNIT, H, W, records, write_shard_of
@@ -63,6 +64,23 @@ def test_wrong_records_are_not_written(tmp_path, path, name, normals, negatives,
         pytest.skip("pixels are not written there, and the edits are right")
     with pytest.raises(SetError):
         write_shard(path, normals, negatives, store=store, unit_digest=UNIT)
+    assert os.listdir(tmp_path) == []
+
+
+def test_donors_of_another_size_or_too_many_are_not_written(tmp_path, path, monkeypatch):
+    normals, negatives, donors = records()
+    other = np.zeros((H, W + 1, 3), np.uint8)
+    edits = (replace(negatives[2].edits[0], donor=array_digest(other)),)
+    image, mask = render(normals[2].image, edits, {array_digest(other): other})
+    row = replace(
+        negatives[2], edits=edits, image=image, mask=mask, digest=negative_digest(image, mask)
+    )
+    options = {"store": "pixels", "unit_digest": UNIT}
+    with pytest.raises(SetError, match=r"donor image has the wrong.*\(32, 44, 3\)"):
+        write_shard(path, normals, [row], donors={array_digest(other): other}, **options)
+    monkeypatch.setattr(shard_records, "MAX_DONOR_BYTES", H * W * 3 - 1)
+    with pytest.raises(SetError, match="too many donor images"):
+        write_shard(path, normals, negatives, donors=donors, **options)
     assert os.listdir(tmp_path) == []
 
 

@@ -302,6 +302,7 @@ def read_shard(path: Path) -> dict:
     ):
         check(digest.tobytes().hex() == array_digest(image), "a donor's digest is wrong")
         check(digest.tobytes().hex() not in known, "a donor is a normal of its shard")
+        check(digest.tobytes().hex() not in donors, "a donor is there twice")
         donors[digest.tobytes().hex()] = image
     negatives, images, masks = _shard_negatives(arrays, attributes, known, {**known, **donors})
     content = lines_digest("cutswap content 1", normals + negatives)
@@ -365,7 +366,7 @@ def _read_arrays(file: h5py.File, attributes: dict) -> dict[str, np.ndarray]:
         table["negatives/image"] = ((r, h, w, 3), "u1", True)
         table["negatives/mask"] = ((r, h, w), "u1", True)
     if "donors" in file:
-        table["donors/image"] = ((None, None, None, 3), "u1", True)
+        table["donors/image"] = ((None, h, w, 3), "u1", True)
         table["donors/digest"] = ((None, 32), "u1", False)
     for group in file.get("saliency", ()):
         table[f"saliency/{group}/map"] = ((n, None, None), "u1", True)
@@ -419,10 +420,12 @@ def _shard_negatives(
     data, offsets = arrays["negatives/edits_data"], arrays["negatives/edits_offset"].tolist()
     check(offsets[0] == 0 and offsets[-1] == len(data), "edits_offset does not span edits_data")
     rows, images, masks = [], [], []
+    unused = donors.keys() - known.keys()
     for j, normal in enumerate(arrays["negatives/normal"].tolist()):
         check(normal < len(digests), "a negative of no normal")
         text = ascii_text(data[offsets[j] : offsets[j + 1]].tobytes())
         edits = parse_edits(text, attributes["height"], attributes["width"])
+        unused -= {edit["donor"] for edit in edits if "donor" in edit}
         image, mask = render(known[digests[normal]], edits, donors)
         if attributes["store"] == "pixels":
             same = np.array_equal(image, arrays["negatives/image"][j])
@@ -449,6 +452,7 @@ def _shard_negatives(
         )
         images.append(image)
         masks.append(mask)
+    check(not unused, "a donor that no negative needs")
     return rows, images, masks
 
 
@@ -587,6 +591,8 @@ def read_recipe(path: Path, images: dict[str, np.ndarray] | None = None) -> dict
         else:
             _, digest, shape, pixels = line
             values = inflated(from_base64(pixels))
+            canvas = [geometry["height"], geometry["width"], 3]
+            check(shape == canvas, "a donor is not of the canvas' size")
             check(len(values) == math.prod(shape), "a donor has not as many pixels as it says")
             image = np.frombuffer(values, np.uint8).reshape(shape)
             check(array_digest(image) == digest, "a donor's digest is wrong")

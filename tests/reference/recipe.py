@@ -101,7 +101,7 @@ def photo_set(
         raw = (data / source).read_bytes()
         canvas, placement = fit_image(decode_image(raw, path=source), GEOMETRY)
         loaded.append((source, bytes_digest(raw), canvas, placement.canvas_box))
-    foreign = picture(99, 17, 23)
+    foreign = picture(99, GEOMETRY.height, GEOMETRY.width)
     writer = SetWriter(folder)
     for number, start in enumerate(range(0, len(loaded), per_shard)):
         lender = foreign if donor == "foreign" else loaded[start - 1][2]

@@ -50,7 +50,7 @@ def records(n=4, r=9, *, seed=0, category="tiles"):
                 centres,
             )
         )
-    donor = picture((seed, 99), 17, 23)
+    donor = picture((seed, 99))
     donors = {array_digest(donor): donor}
     negatives = []
     for j in range(r):
