@@ -55,6 +55,7 @@ class TripletSampler:
             1, the normals take turns, each time with a fresh draw. Empty for 1 each.
         levels: saliency levels whose negatives are in play, beside those without one (-1); empty
             for all.
+        left_out: (n_normals,) bool, normals that are not drawn; None for none.
 
     Attributes:
         labels: the class names by label, `("normal", *negatives)`.
@@ -63,7 +64,7 @@ class TripletSampler:
         counts: images of each class in a batch, by label.
         rows: (M,) int64, every image that can be drawn, by the numbers of `TrainingBatch.rows`.
         n_usable: normals that have a negative of every kind.
-        n_skipped: normals that do not.
+        n_skipped: normals that do not, those left out aside.
         is_with_replacement: whether `n_usable < batch`.
         set_digest: the digest of the negative set.
 
@@ -85,6 +86,7 @@ class TripletSampler:
         negatives: Sequence[str] = (),
         shares: Sequence[float] = (),
         levels: Sequence[int] = (),
+        left_out: np.ndarray | None = None,
     ) -> None:
         if batch < 1:
             raise ConfigError("the batch is too small", expected="at least 1", got=batch)
@@ -106,7 +108,8 @@ class TripletSampler:
         is_in_play = _is_in_play(negative_set, self.levels)
         _need_every_kind(kinds, policies, policies[is_in_play], self.levels)
         owners = np.asarray(negative_set.negative_normal, dtype=np.int64)
-        is_usable = np.ones(n_normals, dtype=bool)
+        is_wanted = np.ones(n_normals, dtype=bool) if left_out is None else ~left_out
+        is_usable = is_wanted.copy()
         # Per kind: its negatives ordered by normal, and where each normal's run starts and ends.
         self._rows: list[np.ndarray] = []
         self._starts: list[np.ndarray] = []
@@ -119,12 +122,12 @@ class TripletSampler:
             self._starts.append(starts)
         self._usable = np.flatnonzero(is_usable)
         self.n_usable = len(self._usable)
-        self.n_skipped = n_normals - self.n_usable
+        self.n_skipped = int(is_wanted.sum()) - self.n_usable
         if self.n_usable < 2:
             raise ModelError(
                 f"too few normals with {' and '.join(kinds)} negatives to train on",
                 expected="at least 2",
-                got=f"{self.n_usable} of {n_normals}",
+                got=f"{self.n_usable} of {int(is_wanted.sum())}",
                 hint="build the set from more images",
             )
         self.is_with_replacement = self.n_usable < batch

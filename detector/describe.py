@@ -37,10 +37,11 @@ def describe_fit(summary: FitSummary) -> list[str]:
             f"; training patches within {summary.covering_radius:.4g} of it, "
             f"{summary.covering_mean:.4g} on average{blocks}"
         )
+    kept = " that training left out" if summary.hold_out else ""
     line = (
-        f"{summary.folder}: {tuned}; {summary.learned} from "
-        f"{summary.normals} images{covered}; thresholds {summary.image_threshold:.4g} (image), "
-        f"{summary.pixel_threshold:.4g} (pixel); {duration(summary.seconds)}"
+        f"{summary.folder}: {tuned}; {summary.learned}{covered}; thresholds "
+        f"{summary.image_threshold:.4g} (image), {summary.pixel_threshold:.4g} (pixel) from "
+        f"{summary.threshold_images} images{kept}; {duration(summary.seconds)}"
     )
     return [line, digest]
 
@@ -81,7 +82,6 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "geometry": record.geometry.to_json(),
         "image_threshold": record.image_threshold.to_json(),
         "pixel_threshold": record.pixel_threshold.to_json(),
-        "normals": record.image_threshold.n,
         "files": record.files,
         "versions": record.versions,
         "processes": record.processes,
@@ -90,7 +90,8 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
 
 def _thresholds(record: ModelRecord) -> str:
     image, pixel = record.image_threshold, record.pixel_threshold
-    return f"{image.value:.4g} (image), {pixel.value:.4g} (pixel), from {image.n} images"
+    kept = " that training left out" if record.config.train.hold_out else ""
+    return f"{image.value:.4g} (image), {pixel.value:.4g} (pixel), from {image.n} images{kept}"
 
 
 def score_lines(rows: Sequence[ScoredImage], output: str) -> str:

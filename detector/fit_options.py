@@ -109,6 +109,7 @@ def fit_config(
         shares=_shares([share for _, share in negatives], detector),
         levels=options["levels"] or (),
         ema=options["ema"],
+        hold_out=options["hold_out"],
         cache_activations=options["cache_activations"],
         # Without training there are no batches, and the model is that of one process.
         virtual_batches=options["virtual_batches"] or (n_processes if is_split else 1),

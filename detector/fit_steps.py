@@ -14,6 +14,7 @@ from detector.config import FitConfig
 from detector.detectors import DETECTORS, Detector
 from detector.detectors.base import Tensors
 from detector.detectors.patchcore import PatchCore
+from detector.hold_out import held_out
 from detector.normal_images import NormalImages
 from detector.processes import ALONE, Processes
 from detector.shared_bank import fit_bank_together
@@ -134,7 +135,16 @@ def fit_detector(
 
 
 def thresholds_of(
-    scores: tuple[np.ndarray, np.ndarray], rate: float
+    scores: tuple[np.ndarray, np.ndarray], negative_set: NegativeSet, config: FitConfig
 ) -> tuple[Threshold, Threshold]:
+    """Limits of image scores and of score maps, from the normals that training left out, if any.
+
+    Args:
+        scores: of all normals, as `Detector.training_scores` returns them.
+    """
+    rate, train = config.false_alarm_rate, config.train
+    if train.hold_out:
+        counted = held_out(negative_set.normal_digests(), train.hold_out, train.seed)
+        scores = scores[0][counted], scores[1][counted]
     image_scores, map_maxima = scores
     return fit_threshold(image_scores, rate), fit_threshold(map_maxima, rate)

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 from detector.checkpoint import remove_checkpoint
-from detector.config import FitConfig
+from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
 from detector.fit_steps import fit_detector, make_detector, thresholds_of, train_network
 from detector.metrics import roc_curve
@@ -42,6 +42,8 @@ class FitSummary:
 
     `last_accuracy` and `last_loss` are of the last update's batch; None where nothing was trained
     now, or there is nothing of the kind.
+    `threshold_images` is how many good images the thresholds come from, all or those that training
+    left out (`hold_out`, their share).
     `covering_radius` and `covering_mean` say how far training patches are from their nearest bank
     entry, `blocks` in how many blocks it was chosen: None where nothing was fitted, or no bank.
     """
@@ -50,7 +52,6 @@ class FitSummary:
     category: str
     model_digest: str
     is_unchanged: bool
-    normals: int
     updates: int
     last_accuracy: float | None
     last_loss: float | None
@@ -58,6 +59,8 @@ class FitSummary:
     learned: str
     image_threshold: float
     pixel_threshold: float
+    threshold_images: int
+    hold_out: float
     covering_radius: float | None
     covering_mean: float | None
     blocks: int | None
@@ -143,7 +146,12 @@ def fit_model(
         )
         if not processes.is_first:
             return None
-        image_threshold, pixel_threshold = thresholds_of(scores, config.false_alarm_rate)
+        image_threshold, pixel_threshold = thresholds_of(scores, negative_set, config)
+        if config.detector in TRAINED_WITH and not config.train.hold_out:
+            warnings.append(
+                f"{manifest.category}: thresholds come from images that training has seen; "
+                "--hold-out 0.2 leaves some out of it for them"
+            )
         if image_threshold.achievable_rate > config.false_alarm_rate:
             warnings.append(
                 f"{manifest.category}: {image_threshold.n} good images cannot show a false-alarm "
@@ -256,7 +264,6 @@ def _summary(
         category=model.category,
         model_digest=digest,
         is_unchanged=is_unchanged,
-        normals=model.image_threshold.n,
         updates=model.config.train.updates,
         last_accuracy=last.get("accuracy"),
         last_loss=last.get("loss"),
@@ -264,6 +271,8 @@ def _summary(
         learned=model.detector.summary(),
         image_threshold=model.image_threshold.value,
         pixel_threshold=model.pixel_threshold.value,
+        threshold_images=model.image_threshold.n,
+        hold_out=model.config.train.hold_out,
         covering_radius=None if coverage is None else coverage.radius,
         covering_mean=None if coverage is None else coverage.mean,
         blocks=None if coverage is None else coverage.blocks,

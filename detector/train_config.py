@@ -11,9 +11,10 @@ from manifests.errors import ConfigError
 
 MAX_STAGES = 5
 MAX_SHARE = 100.0
+MAX_HOLD_OUT = 0.5
 LOSSES = ("image", "patch", "both")
 # Fields of TrainConfig that the first models do not have, and what they do not say then.
-LATER_FIELDS = {"virtual_batches": 1}
+LATER_FIELDS = {"virtual_batches": 1, "hold_out": 0.0}
 # The patch loss looks at this stage and a shallower one; freezing beyond it leaves it nothing to
 # train.
 _DEEPEST_PATCH_STAGE = 3
@@ -54,6 +55,8 @@ class TrainConfig:
             image of the set, whatever the seed, instead of a fresh one per update.
         virtual_batches: equal parts of every batch, each with its own batch-norm statistics; their
             gradients are averaged before the step. Processes that train together share them out.
+        hold_out: share of the normals that training leaves out, 0 to 0.5; thresholds then come from
+            their scores alone. See `detector.hold_out`.
 
     Lists are taken for the tuples, so that the JSON of a config makes it again.
 
@@ -86,6 +89,7 @@ class TrainConfig:
     ema: float = 0.0
     cache_activations: bool = False
     virtual_batches: int = 1
+    hold_out: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("negatives", "shares", "levels"):
@@ -134,6 +138,18 @@ class TrainConfig:
                 expected=f"a divisor of --batch {self.batch}",
                 got=self.virtual_batches,
                 hint="change --virtual-batches or --batch",
+            )
+        _need(
+            "--hold-out",
+            self.hold_out,
+            _is_number(self.hold_out) and 0 <= self.hold_out <= MAX_HOLD_OUT,
+            f"0 to {MAX_HOLD_OUT:g}",
+        )
+        if self.hold_out and not self.updates:
+            raise ConfigError(
+                "--hold-out keeps images out of a training that is not done",
+                got="--updates 0",
+                hint="leave --hold-out out: without training no image is known",
             )
         self._check_head_stage()
         if self.loss != "image" and self.freeze_stages > _DEEPEST_PATCH_STAGE:

@@ -122,6 +122,13 @@ TRAINING = (
         "--jitter", default=0.1, show_default=True, help="Colour jitter, all classes alike."
     ),
     click.option(
+        "--hold-out",
+        default=0.0,
+        show_default=True,
+        help="Share of the good images that training leaves out; thresholds then come from these "
+        "alone.",
+    ),
+    click.option(
         "--checkpoint-every", default=8, show_default=True, help="Updates between checkpoints."
     ),
     click.option(

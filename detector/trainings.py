@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from detector.activation_cache import ActivationCache
 from detector.anomalous_images import AnomalousImages
 from detector.cavga.batches import ANOMALOUS_SHARE, NegativeBatches, NormalBatches
@@ -16,6 +18,7 @@ from detector.dataset import TripletSampler, kinds_of
 from detector.detectors.base import Tensors
 from detector.detectors.cavga import shape_of
 from detector.guided.training import NEGATIVES_PER_NORMAL, train_guided
+from detector.hold_out import held_out
 from detector.processes import Processes
 from detector.train import train_extractor
 from manifests.errors import ConfigError, DataError
@@ -101,6 +104,7 @@ def _train_guided(
         is_guided=config.guidance,
         width=config.width,
         folder=folder,
+        left_out=_left_out(negative_set, config),
         device=device,
         looking=make_progress(f"alike {category}", "images"),
         progress=lambda update, total, row: progress(
@@ -136,7 +140,13 @@ def _train_cavga(
     else:
         if config.anomalous is not None:
             known = _known_anomalies(anomalous, config.anomalous, negative_set.geometry)
-        read = NormalBatches(negative_set, batch=train.batch, seed=train.seed, anomalous=known)
+        read = NormalBatches(
+            negative_set,
+            batch=train.batch,
+            seed=train.seed,
+            anomalous=known,
+            left_out=_left_out(negative_set, config),
+        )
     run = train.to_json() | {
         "network": network.name,
         "network_digest": network.digest,
@@ -197,6 +207,7 @@ def _sampler(
         negatives=config.train.negatives,
         shares=config.train.shares or shares,
         levels=config.train.levels,
+        left_out=_left_out(negative_set, config),
     )
     warnings = []
     if sampler.is_with_replacement:
@@ -210,6 +221,14 @@ def _sampler(
             "and are not trained on"
         )
     return sampler, tuple(warnings)
+
+
+def _left_out(negative_set: NegativeSet, config: FitConfig) -> np.ndarray | None:
+    """Which normals training does not see; None for none."""
+    train = config.train
+    if not train.hold_out:
+        return None
+    return held_out(negative_set.normal_digests(), train.hold_out, train.seed)
 
 
 def _need_one_process(config: FitConfig, processes: Processes) -> None:

@@ -168,6 +168,11 @@ class NegativeSet:
         """Number of every negative's draw, (len,) int64, read-only."""
         return self._column("repeat")
 
+    def normal_digests(self) -> tuple[str, ...]:
+        """SHA-256 of every normal's pixels, in order. Raises SetError for a damaged shard."""
+        shards = map(self._shard, range(len(self._shards)))
+        return tuple(digest for shard in shards for digest in shard.index.normal_digests)
+
     def normal(self, i: int) -> Normal:
         """Normal number `i`. Raises IndexError, or SetError for a damaged shard."""
         shard, row, _ = self._place(self._normal_start, i)

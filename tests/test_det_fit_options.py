@@ -31,6 +31,7 @@ CONFIG_OPTIONS = {
     "--batch": (3, ("train", "batch", 3)),
     "--virtual-batches": (4, ("train", "virtual_batches", 4)),
     "--jitter": (0.3, ("train", "jitter", 0.3)),
+    "--hold-out": (0.2, ("train", "hold_out", 0.2)),
     "--checkpoint-every": (5, ("train", "checkpoint_every", 5)),
     "--precision": ("bf16", ("train", "precision", "bf16")),
     "--feature-precision": ("bf16", ("precision", "bf16")),

@@ -224,7 +224,7 @@ def test_training_leaves_network_and_global_randomness_alone(negative_set, tmp_p
 def test_neighbours_are_the_most_similar_others(negative_set):
     from detector.guided.training import _neighbours
 
-    found = _neighbours(make_network(), negative_set, CONFIG, "cpu", None)
+    found = _neighbours(make_network(), negative_set, None, "cpu", None)
     assert found.shape == (8, NEIGHBOURS)
     network = make_network()
     images = np.stack([negative_set.normal(row).image for row in range(8)])

@@ -74,10 +74,10 @@ def test_training_changes_the_extractor_and_is_logged(built, fitted, category_na
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_model(built, category_name, tmp_path, monkeypatch):
-    import detector.fit_steps
+    import detector.trainings
 
     invoke_det("fit", built, "--out", tmp_path / "whole", *TRAINING, "--checkpoint-every", 1)
-    real = detector.fit_steps.TripletSampler.batch
+    real = detector.trainings.TripletSampler.batch
 
     def interrupt(self, update, **wanted):
         if update == 2:
@@ -85,7 +85,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_model(built, category_name, tmp_
         return real(self, update, **wanted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detector.fit_steps.TripletSampler, "batch", interrupt)
+        patch.setattr(detector.trainings.TripletSampler, "batch", interrupt)
         result = invoke_det(
             "fit", built, "--out", tmp_path / "cut", *TRAINING, "--checkpoint-every", 1,
             exit_code=130,

@@ -7,6 +7,7 @@ import numpy as np
 from detector.anomalous_images import AnomalousImages
 from detector.cavga.trainee import CavgaBatch
 from detector.dataset import TripletSampler
+from manifests.errors import ModelError
 from manifests.negative_set import NegativeSet
 
 _EPOCH_STREAM, _REPLACEMENT_STREAM, _ANOMALY_STREAM = 4, 5, 6
@@ -25,6 +26,10 @@ class NormalBatches:
         batch: normals per update.
         seed: of all draws.
         anomalous: images known to be anomalous, half as many of which join each batch.
+        left_out: (n_normals,) bool, normals that are not drawn; None for none.
+
+    Raises:
+        ModelError: no normal is left.
     """
 
     def __init__(
@@ -34,15 +39,20 @@ class NormalBatches:
         batch: int,
         seed: int,
         anomalous: AnomalousImages | None = None,
+        left_out: np.ndarray | None = None,
     ) -> None:
         self._set = negative_set
+        is_used = np.ones(negative_set.n_normals, bool) if left_out is None else ~left_out
+        self._rows = np.flatnonzero(is_used)
+        if not len(self._rows):
+            raise ModelError("no normal images to train on", path=negative_set.path)
         self._batch = batch
         self._seed = seed
         self._anomalous = anomalous
 
     def __call__(self, update: int) -> CavgaBatch:
         """The batch of an update, by its number from 0. Raises SetError."""
-        total, count = self._set.n_normals, self._batch
+        total, count = len(self._rows), self._batch
         if total < count:
             rng = np.random.default_rng([self._seed, _REPLACEMENT_STREAM, update])
             rows = rng.integers(total, size=count)
@@ -50,7 +60,7 @@ class NormalBatches:
             epoch, part = divmod(update, total // count)
             rng = np.random.default_rng([self._seed, _EPOCH_STREAM, epoch])
             rows = rng.permutation(total)[part * count : (part + 1) * count]
-        normals = [self._set.normal(int(row)) for row in rows]
+        normals = [self._set.normal(int(row)) for row in self._rows[rows]]
         images = [normal.image for normal in normals]
         boxes = [normal.canvas_box for normal in normals]
         if self._anomalous is not None:

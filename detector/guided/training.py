@@ -38,6 +38,7 @@ def train_guided(
     is_guided: bool,
     width: int | None,
     folder: Path,
+    left_out: np.ndarray | None = None,
     device: str = "cpu",
     progress: Callable[[int, int, Sequence[float]], None] | None = None,
     looking: Callable[[int, int], None] | None = None,
@@ -52,6 +53,7 @@ def train_guided(
         is_guided: whether a similar normal guides the segmentation.
         width: of decoder and guidance; None for the default.
         folder: of checkpoint and log; see `run_updates`.
+        left_out: (n_normals,) bool, normals that guide nobody; None for none.
         device: "cpu" or "cuda".
         progress: called after every update with updates done, of how many, and the log's row.
         looking: called with (images, images in all) while normals are compared.
@@ -69,7 +71,7 @@ def train_guided(
     """
     neighbours = None
     if is_guided:
-        neighbours = _neighbours(network, negative_set, config, device, looking)
+        neighbours = _neighbours(network, negative_set, left_out, device, looking)
     networks = GuidedNetworks.make(
         network,
         is_guided=is_guided,
@@ -100,16 +102,23 @@ def train_guided(
 def _neighbours(
     network: Network,
     negative_set: NegativeSet,
-    config: TrainConfig,
+    left_out: np.ndarray | None,
     device: str,
     looking: Callable[[int, int], None] | None,
 ) -> np.ndarray:
-    """(n_normals, n) int64, the normals most similar to each, itself not among them."""
+    """(n_normals, n) int64, the normals most similar to each, itself not among them.
+
+    Rows of normals that are left out mean nothing, and none of the others names them.
+    """
     cells = CellEmbeddings(network, device=device)
     images = NormalImages(
         negative_set, _EMBEDDING_BATCH, start_pass=None if looking is None else lambda: looking
     )
     found = torch.cat([embeddings(cells, *batch) for batch in images])
-    rows = torch.arange(len(found), device=found.device)
-    count = min(NEIGHBOURS, len(found) - 1)
-    return nearest(found, found, count=count, exclude=rows).cpu().numpy()
+    kept = np.flatnonzero(np.ones(len(found), bool) if left_out is None else ~left_out)
+    some = found[torch.from_numpy(kept).to(found.device)]
+    rows = torch.arange(len(some), device=some.device)
+    chosen = nearest(some, some, count=min(NEIGHBOURS, len(some) - 1), exclude=rows)
+    neighbours = np.zeros((len(found), chosen.shape[1]), dtype=np.int64)
+    neighbours[kept] = kept[chosen.cpu().numpy()]
+    return neighbours
