@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from generator.recipe_parts import PARTS, parts_of
+from generator.recipe_parts import PARTS, guiding_view, parts_of
 from manifests.schema import Manifest
 from manifests.terminal import counted
 
@@ -189,9 +189,8 @@ def fallback_lines(manifest: Manifest) -> list[str]:
 
 def _view_words(recipe: Mapping[str, Any]) -> str:
     """Which maps guided forged anomalies; nothing where several sets that differ were merged."""
-    perlin = recipe.get("perlin")
-    view = perlin.get("saliency") if isinstance(perlin, Mapping) else None
-    return f", {_VIEWS[view]}" if isinstance(view, str) and view in _VIEWS else ""
+    view = guiding_view(recipe)
+    return f", {_VIEWS[view]}" if view in _VIEWS else ""
 
 
 def set_json(folder: Path, manifest: Manifest, digest: str) -> dict:

@@ -19,6 +19,7 @@ from generator.preview_tiles import (
     saliency_tile,
     view_tile,
 )
+from generator.recipe_parts import guiding_view
 from generator.regions import Regions
 from manifests.annotate import Colour, fit_tile
 from manifests.edits import Blend
@@ -181,7 +182,9 @@ def _blocks(negative_set: NegativeSet) -> list[_Block]:
     names = sorted(negative_set.policies, key=_build_order)
     colours = {name: ANCHOR_COLOURS[n % len(ANCHOR_COLOURS)] for n, name in enumerate(names)}
     with_map = {*negative_set.levels, *(level for _, level in used)} - {NO_LEVEL}
-    recorded = _recorded_view(negative_set.manifest.recipe)
+    view = guiding_view(negative_set.manifest.recipe)
+    # Not so where each level's map guided by itself, or in a merged set different ones did.
+    recorded = view if view in ("mean", "max") else None
     guided = {GUIDED} if recorded is not None else set()
     groups = (
         (sorted(with_map), None, names),
@@ -201,13 +204,6 @@ def _blocks(negative_set: NegativeSet) -> list[_Block]:
                 coloured = tuple((name, colours[name]) for name in part)
                 blocks.append(_Block(coloured, places, used, view))
     return blocks
-
-
-def _recorded_view(recipe: Mapping[str, object]) -> str | None:
-    """How `GUIDED` saw all maps as one; None where it did not, or several sets that differ did."""
-    perlin = recipe.get("perlin")
-    view = perlin.get("saliency") if isinstance(perlin, Mapping) else None
-    return view if view in ("mean", "max") else None
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:

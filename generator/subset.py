@@ -14,7 +14,9 @@ from typing import Any
 
 from generator.copied_shard import CopyUnit, plan_unit
 from generator.leftovers import disk_bytes
+from generator.policies import POLICIES
 from generator.rearrangement import Draft, rearrange
+from generator.recipe_parts import PARTS, parts_of
 from generator.set_rows import NegativeRow, NormalRow, SetRows, check_apart, row_tally
 from generator.set_summary import SetSummary
 from manifests.confine import category_folder
@@ -256,6 +258,7 @@ def _manifest(
     recipe = dict(whole.recipe)
     if selection.policies and isinstance(recipe.get("policies"), list):
         recipe["policies"] = [name for name in recipe["policies"] if name in selection.policies]
+        recipe = _without_forged(recipe, selection.policies)
     return replace(
         whole,
         recipe=recipe,
@@ -265,3 +268,31 @@ def _manifest(
         versions=library_versions(),
         origin=made_from,
     )
+
+
+def _without_forged(recipe: Mapping[str, Any], kept: Sequence[str]) -> dict[str, Any]:
+    """A recipe without what belongs to forged anomalies of kinds that are not kept.
+
+    It goes from the recipes of parts as well; all else that these say stays.
+    """
+    left = dict(recipe)
+    named = recipe.get("policies")
+    if isinstance(named, list):
+        named = [name for name in named if name in kept or name not in _policies_with("donors")]
+        left["policies"] = named
+        forged = [name for name in named if name in _policies_with("donors")]
+        if not forged:
+            left.pop("perlin", None)
+            left.pop("donors", None)
+        elif isinstance(left.get("perlin"), Mapping) and not any(
+            name in _policies_with("saliency") for name in forged
+        ):
+            left["perlin"] = {**left["perlin"], "saliency": None}
+    parts = parts_of(recipe)
+    if parts is recipe.get(PARTS):
+        left[PARTS] = [_without_forged(part, kept) for part in parts]
+    return left
+
+
+def _policies_with(need: str) -> list[str]:
+    return [name for name, policy in POLICIES.items() if need in policy.needs]

@@ -100,3 +100,13 @@ def test_masks_prefer_what_is_salient(guided, category_name):
 def test_reused_saliency_gives_the_set_of_a_network(sample_data, guided, category_name, tmp_path):
     build(sample_data, tmp_path, "--policies", "saliency-perlin,swap", "--saliency", "mean")
     assert digests(tmp_path / category_name) == digests(guided["mean"] / category_name)
+
+
+def test_merged_with_other_kinds_the_view_stays(sample_data, guided, category_name, tmp_path):
+    build(sample_data, tmp_path / "plain", "--policies", "cutpaste")
+    invoke_gen(
+        "merge", guided["max"], tmp_path / "plain", "--out", tmp_path / "merged", "--quiet"
+    )  # fmt: skip
+    assert read_manifest(tmp_path / "merged" / category_name)[0].recipe["perlin"] is None
+    text = invoke_gen("inspect", tmp_path / "merged").stdout
+    assert "guided by saliency, the maximum of all levels" in text

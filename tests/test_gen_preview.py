@@ -330,15 +330,19 @@ def test_the_donors_of_one_tile_are_gone_before_the_next(tmp_path, monkeypatch):
     assert len(fetched) == 3
 
 
+@pytest.mark.parametrize("is_merged", [False, True])
 @pytest.mark.parametrize("view", ["mean", "max", None])
-def test_blends_guided_by_all_maps_stand_beside_what_they_saw(tmp_path, view):
+def test_blends_guided_by_all_maps_stand_beside_what_they_saw(tmp_path, view, is_merged):
     donor = _gradient(shift=7)
     other = np.zeros((12, 18), np.uint8)
     other[0:4, 0:9] = 200
     maps = {4: _square(), 9: other}
     rows = [_blend(_gradient(), name, -1, donor) for name in ("saliency-perlin", "perlin")]
     with _write(tmp_path / "part", _gradient(), rows, maps) as negative_set:
-        negative_set.manifest.recipe["perlin"] = {"saliency": view}
+        recipe = {"perlin": {"saliency": view}}
+        if is_merged:  # with a set that has no such kinds
+            recipe = {"perlin": None, "parts": [{"policies": ["swap"]}, recipe]}
+        negative_set.manifest.recipe.update(recipe)
         sheet = preview_sheet(negative_set, 1, tile_px=WIDTH)
     for one in ("mean", "max"):
         box = (0, 0, HEIGHT, WIDTH)
