@@ -56,7 +56,7 @@ class Addition:
                 path=folder,
                 hint="build the new images into another --out, then merge the two",
             )
-        check_recipe(folder, manifest, recipe)
+        check_recipe(folder, manifest, recipe, hint=_way_out(manifest.recipe, recipe))
         held: set[str] = set()
         for number, entry in enumerate(manifest.shards):
             with Shard(folder / entry.name) as shard:
@@ -112,3 +112,13 @@ class Addition:
             },
             origin=origin("build", options={ADDED: times + 1}),
         )
+
+
+def _way_out(old: dict, new: dict) -> str:
+    """What to do where the recipes differ: `--overwrite`, which replaces, excludes `--add`."""
+    what = "the options that it was built with"
+    donors = [recipe.get("donors") for recipe in (old, new)]
+    are_textures = all(isinstance(one, dict) and one.get("kind") == "textures" for one in donors)
+    if are_textures and {**old, "donors": None} == {**new, "donors": None}:
+        what = "the textures folder as it was"
+    return f"give {what}, or build into another --out and merge"

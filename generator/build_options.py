@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from manifests import command_line as common
-from manifests.option_types import ListType, RangeType, SizeType
+from manifests.option_types import FOLDER, ListType, RangeType, SizeType
 from manifests.progress import progress_maker
 
 if TYPE_CHECKING:
@@ -165,10 +165,10 @@ _FORGED = (
     ),
     click.option(
         "--textures",
-        type=click.Path(path_type=Path),
+        type=FOLDER,
         metavar="DIR",
         help="Mix in images of this folder instead (and of those below it); their pixels become "
-        "part of the set.",
+        "part of the set, so that --licence and --attribution should cover them.",
     ),
     click.option(
         "--saliency",

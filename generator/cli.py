@@ -137,7 +137,11 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
     help="Whom to name for the images, recorded in the set.  [default: as for --licence]",
 )
 @common.megapixel_option
-@common.skip_bad_option
+@click.option(
+    "--skip-bad",
+    is_flag=True,
+    help="Go on without unusable images; they are listed and recorded, textures listed only.",
+)
 @click.option(
     "--add",
     is_flag=True,

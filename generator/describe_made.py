@@ -31,6 +31,9 @@ def describe_build(summary: BuildSummary) -> list[str]:
         lines.append(f"  {counted(summary.added_images, 'image')} added to those that were there")
     if summary.saliency_from is not None:
         lines.append(f"  saliency maps taken from {summary.saliency_from}, no network was run")
+    if summary.textures is not None:
+        taken = counted(summary.textures.n_files, "texture")
+        lines.append(f"  {taken} of {summary.textures.folder} mixed in")
     lines += fallback_lines(manifest)
     if manifest.duplicates:
         as_what = "a duplicate" if manifest.duplicates == 1 else "duplicates"
@@ -49,9 +52,17 @@ def build_json(summary: BuildSummary) -> dict:
         "fresh_images": summary.fresh_images,
         "added_images": summary.added_images,
         "saliency_from": None if summary.saliency_from is None else str(summary.saliency_from),
+        "textures": _textures_json(summary),
         "fallbacks": summary.manifest.fallbacks,
         "skipped": list(summary.manifest.skipped),
     }
+
+
+def _textures_json(summary: BuildSummary) -> dict | None:
+    textures = summary.textures
+    if textures is None:
+        return None
+    return {"folder": str(textures.folder), **textures.recipe()}
 
 
 def describe_replay(summary: ReplaySummary) -> list[str]:

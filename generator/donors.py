@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from generator.scan import Canvas
 from generator.textures import POOL, Textures
 from manifests.digest import array_digest
 from manifests.errors import ConfigError
+from manifests.terminal import counted
 
 _GREY_WEIGHTS = np.array((299, 587, 114), dtype=np.uint32)  # ITU-R BT.601, in thousandths
 
@@ -59,6 +61,29 @@ def shard_donors(
     found = {array_digest(image): image for image in images}
     return _sorted(
         [Donor(digest, image, (0, 0, *image.shape[:2])) for digest, image in found.items()]
+    )
+
+
+def warn_of_lonely_images(
+    config: BuildConfig, shards: Sequence[int], *, is_added: bool = False
+) -> None:
+    """Tells where images are to be mixed with others of their shard and it holds no other.
+
+    Args:
+        config: the build's options.
+        shards: how many images each is to hold.
+        is_added: whether they come to a set that is there, whose options are fixed.
+
+    Warns:
+        UserWarning: there are such images; mixed with themselves they change little.
+    """
+    count = list(shards).count(1)
+    if not count or not config.needs_donors or config.donors != "set":
+        return
+    have, whom = ("has", "itself") if count == 1 else ("have", "themselves")
+    way = "add several at once" if is_added else "pass --donors procedural or --textures"
+    warnings.warn(
+        f"{counted(count, 'image')} {have} no other donor than {whom}: {way}", stacklevel=3
     )
 
 

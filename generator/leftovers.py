@@ -46,15 +46,21 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def check_recipe(folder: Path | str, manifest: Manifest, recipe: dict) -> None:
-    """Make sure that the set in a folder is of this recipe. Raises SetError."""
+def check_recipe(
+    folder: Path | str,
+    manifest: Manifest,
+    recipe: dict,
+    *,
+    hint: str = "pass --overwrite to replace it, or another --out",
+) -> None:
+    """Make sure that the set in a folder is of this recipe. Raises SetError, with that hint."""
     if manifest.recipe != recipe:
         old = manifest.recipe
         changed = sorted(key for key in {*recipe, *old} if recipe.get(key) != old.get(key))
         raise SetError(
             f"already holds a set of other options ({', '.join(changed)} differ)",
             path=folder,
-            hint="pass --overwrite to replace it, or another --out",
+            hint=hint,
         )
 
 

@@ -15,7 +15,7 @@ from generator.addition import Addition
 from generator.backends import Backend
 from generator.built_manifest import built_manifest
 from generator.config import BuildConfig
-from generator.donors import needed_textures
+from generator.donors import needed_textures, warn_of_lonely_images
 from generator.output import FolderOutput, Labour, Output
 from generator.scan import KEPT_BYTES, Scan, scan_samples
 from generator.set_summary import SetSummary
@@ -56,11 +56,13 @@ class BuildSummary(SetSummary):
             computed them, where none are needed, and where nothing was made.
         added_images: images appended to a set that was there; None where none was, or without
             `add`.
+        textures: that donors were taken from; None for other donors, and where nothing was made.
     """
 
     fresh_images: int
     saliency_from: Path | None = None
     added_images: int | None = None
+    textures: Textures | None = None
 
 
 def build_set(
@@ -112,6 +114,10 @@ def build_set(
         OutputError: the folder cannot be written, or another run has taken a URL over.
         RemoteError: what lies behind a URL cannot be reached.
         WorkerError: a worker was ended, or a cluster's scheduler is gone for good.
+
+    Warns:
+        UserWarning: images that are to be mixed with others are alone in their shard, or workers
+            have other libraries.
     """
     started = time.monotonic()
     if add and overwrite:
@@ -173,6 +179,9 @@ def build_set(
                     plan_units(addition.images, recipe, config.shard_images)
                 )
             ]
+        warn_of_lonely_images(
+            config, [unit.n_images for unit in units], is_added=addition is not None
+        )
         n_shards = len(units) + (len(addition.manifest.shards) if addition else 0)
         check_room(len(scan.file_digests), n_shards, path=category.root)
         shards: Sequence[StoredShard | None] = [None] * len(units)
@@ -228,6 +237,7 @@ def build_set(
         disk_bytes=output.stored_bytes(),
         saliency_from=None if stored is None else stored.folder,
         added_images=None if addition is None else len(addition.images),
+        textures=textures,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from generator.anchors import anchor_rng
 from manifests.digest import array_digest, bytes_digest
-from manifests.errors import BadImages, CutswapError, DataError, ImageError
+from manifests.errors import BadImages, ConfigError, CutswapError, DataError, ImageError
 from manifests.images import (
     DEFAULT_MAX_PIXELS,
     Geometry,
@@ -24,6 +24,7 @@ from manifests.terminal import counted
 
 POOL = 16
 """Donors that the images of one shard choose from, where they are none of these images."""
+EMPTY_NAME = "the folder of textures has no name"
 KEPT_BYTES = 512 << 20
 """Fitted textures that stay in memory; others are read again when a shard needs them."""
 
@@ -46,6 +47,7 @@ class Textures:
     """All usable textures of a folder, fitted to one canvas; `open` makes it.
 
     Attributes:
+        folder: where they lie.
         images: sorted by digest, each content once, so that names and order change nothing.
         files_digest: SHA-256 over the sorted SHA-256 of the files, 32 bytes each.
         n_files: how many those are; files of equal bytes count once.
@@ -54,6 +56,7 @@ class Textures:
         kept: canvases by digest.
     """
 
+    folder: Path
     images: tuple[Texture, ...]
     files_digest: str
     n_files: int
@@ -84,11 +87,14 @@ class Textures:
             progress: called with images done and images in all.
 
         Raises:
-            DataError: no such folder, or no usable image in it.
-            BadImages: with every unusable image, unless `skip_bad`.
+            ConfigError: the name of the folder is empty, which would be the current one.
+            DataError: no such folder, or no image in it.
+            BadImages: with every unusable image, unless `skip_bad` and others can be used.
         """
         from joblib import Parallel, delayed
 
+        if not os.fspath(folder):
+            raise ConfigError(EMPTY_NAME, hint="name a folder, or leave --textures out")
         folder = Path(folder)
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "there is no such folder"
@@ -116,17 +122,17 @@ class Textures:
                 progress(done, len(paths))
         if errors and not skip_bad:
             raise BadImages(errors, what=f"{folder}: {counted(len(errors), 'unusable texture')}")
+        way = "correct --textures, or pass --donors procedural"
+        if errors and not found:
+            raise BadImages(errors, what=f"{folder}: no usable image among the textures", hint=way)
         if not found:
-            raise DataError(
-                "no usable image among the textures",
-                path=folder,
-                hint="correct --textures, or pass --donors procedural",
-            )
+            raise DataError("no image among the textures", path=folder, hint=way)
         files = sorted({texture.file_sha256 for texture in found})
         first: dict[str, Texture] = {}
         for texture in sorted(found, key=lambda one: (one.digest, one.path.as_posix())):
             first.setdefault(texture.digest, texture)
         return cls(
+            folder=folder,
             images=tuple(first.values()),
             files_digest=bytes_digest(b"".join(map(bytes.fromhex, files))),
             n_files=len(files),

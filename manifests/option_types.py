@@ -101,6 +101,23 @@ LOCAL_SET = LocalType("fetch it first (cutswap-gen pull URL --out ...)")
 LOCAL_RECIPE = LocalType("download it first")
 
 
+class FolderType(click.ParamType):
+    """A folder to read; no name at all is refused, because a Path makes the current folder of it.
+
+    That it is there is for its reader to say.
+    """
+
+    name = "PATH"
+
+    def convert(self, value, param, ctx):
+        if not str(value):
+            self.fail("the name of the folder is empty; name one, or leave this out", param, ctx)
+        return Path(value)
+
+
+FOLDER = FolderType()
+
+
 class DigestType(click.ParamType):
     """The SHA-256 of a set or a model, as it is printed; in capitals and with spaces around too."""
 

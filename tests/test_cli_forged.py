@@ -167,7 +167,7 @@ def test_bad_textures_are_listed_or_left_out(photos, textures, tmp_path):
     [
         ("absent", "there is no such folder; correct --textures"),
         ("file", "is a file, not a folder; correct --textures"),
-        ("empty", "no usable image among the textures; correct --textures"),
+        ("empty", "no image among the textures; correct --textures"),
     ],
 )
 def test_a_folder_that_is_none_is_one_line(name, words, photos, tmp_path):
@@ -179,6 +179,28 @@ def test_a_folder_that_is_none_is_one_line(name, words, photos, tmp_path):
     )  # fmt: skip
     assert words in result.output and result.output.count("\n") == 1
     assert str(tmp_path / name) in result.output
+
+
+def test_a_folder_without_a_name_is_not_the_current_one(photos, textures, tmp_path, monkeypatch):
+    monkeypatch.chdir(textures)
+    result = invoke_gen(
+        "build", photos, "--out", tmp_path / "out", *BASE, "--textures", "", exit_code=2
+    )
+    assert "--textures" in result.output and "empty" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_nothing_usable_lists_all_and_why(photos, tmp_path):
+    folder = tmp_path / "textures"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = invoke_gen(
+        "build", photos, "--out", tmp_path / "out", *BASE, "--textures", folder, "--skip-bad",
+        exit_code=1,
+    )  # fmt: skip
+    first, last = result.output.splitlines()
+    assert str(folder / "broken.png") in first and "no usable image among the textures" in last
+    assert "--skip-bad" not in last
 
 
 def test_policies_are_listed_with_what_they_need():

@@ -11,7 +11,7 @@ import pytest
 from generator import textures as module
 from generator.textures import POOL, Textures
 from manifests.digest import array_digest, bytes_digest, file_digest
-from manifests.errors import BadImages, DataError, ImageError
+from manifests.errors import BadImages, ConfigError, DataError, ImageError
 from manifests.images import Geometry, fit_image, read_image
 
 GEOMETRY = Geometry(40, 56, "letterbox")
@@ -133,13 +133,21 @@ def test_unusable_textures_are_all_named(folder):
 def test_folders_without_textures_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.png").write_bytes(b"")
     for name, match in (
         ("absent", r"no such folder.*--textures"),
         ("file", r"a file, not a folder.*--textures"),
-        ("empty", r"no usable image.*--donors procedural"),
-        ("bad", r"no usable image.*--donors procedural"),
+        ("empty", r"no image among.*--donors procedural"),
     ):
         with pytest.raises(DataError, match=match):
             Textures.open(tmp_path / name, GEOMETRY, skip_bad=True)
+    with pytest.raises(ConfigError, match=r"no name; .*--textures"):
+        Textures.open("", GEOMETRY)
+
+
+def test_a_folder_of_nothing_usable_says_why(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BadImages, match=r"no usable image.*--donors procedural") as caught:
+        Textures.open(tmp_path, GEOMETRY, skip_bad=True)
+    assert [error.path.rsplit("/")[-1] for error in caught.value.errors] == ["a.png", "b.png"]
+    assert "--skip-bad" not in str(caught.value)
