@@ -7,15 +7,18 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from generator.export_layout import LAYOUTS, ExportUnit, plan_export
 from generator.export_tree import check_target, write_record
+from generator.policies import POLICIES
+from generator.recipe_parts import parts_of
 from generator.workers import in_workers
 from manifests.atomic import write_atomic
 from manifests.confine import category_folder
@@ -27,6 +30,7 @@ from manifests.lock import folder_lock
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker
 from manifests.schema import Manifest
+from manifests.terminal import counted
 
 TABLE = "negatives.csv"
 NOTICE = "licence.txt"
@@ -111,7 +115,8 @@ def export_images(
             progress = make_progress and make_progress(f"export {manifest.category}", "images")
             rows = _write_all(Path(folder), units, tree, jobs, progress)
             write_atomic(tree / TABLE, _table(rows))
-            write_atomic(tree / NOTICE, _notice(manifest, set_digest).encode("utf-8"))
+            notice = _notice(manifest, set_digest, {row[COLUMNS.index("policy")] for row in rows})
+            write_atomic(tree / NOTICE, notice.encode("utf-8"))
             files = [file for unit in units for file in unit.files]
             write_record(tree, [*files, TABLE, NOTICE], layout=to, set_digest=set_digest)
             check_target(target, overwrite=overwrite)
@@ -197,13 +202,28 @@ def _table(rows: Sequence[tuple]) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def _notice(manifest: Manifest, set_digest: str) -> str:
+def _notice(manifest: Manifest, set_digest: str, policies: Collection[str]) -> str:
+    """What `licence.txt` says of an export with negatives of these policies."""
+    has_donors = any("donors" in POLICIES[name].needs for name in policies if name in POLICIES)
     return (
         f"Normal images and synthetic negatives made from them; category {manifest.category}.\n"
         f"Licence of the images: {manifest.licence or 'not stated'}\n"
         f"Attribution: {manifest.attribution or 'not stated'}\n"
+        f"{_texture_notice(manifest.recipe) if has_donors else ''}"
         f"Exported from the set with the digest {set_digest}\n"
     )
+
+
+def _texture_notice(recipe: Mapping[str, Any]) -> str:
+    """A line on the textures that negatives hold, where they do."""
+    tables = [part.get("donors") for part in parts_of(recipe)]
+    found = [one for one in tables if isinstance(one, Mapping) and one.get("kind") == "textures"]
+    if not found:
+        return ""
+    counts = {str(one.get("digest")): one.get("images") for one in found}  # each folder once
+    are_numbers = all(type(count) is int for count in counts.values())
+    textures = counted(sum(counts.values()), "texture") if are_numbers else "textures"
+    return f"Negatives also hold pixels of {textures} under their own licence.\n"
 
 
 def _clear(making: Path) -> None:

@@ -37,10 +37,11 @@ RECIPE_SUFFIX = ".recipe"
 @common.json_option
 @common.domain_errors
 def export_recipe(path, output: Path, categories, with_donors, overwrite, as_json: bool) -> None:
-    """Write the recipe of SET: all of it but the pixels, about one KB per image.
+    """Write the recipe of SET: all of it but the pixels.
 
-    Whoever has the same images renders the set from it, bit for bit (cutswap-gen replay). A recipe
-    that is there already stays; what is no recipe is never replaced.
+    That is about one KB per image, more with perlin kinds. Whoever has the same images renders the
+    set from it, bit for bit (cutswap-gen replay). A recipe that is there already stays; what is no
+    recipe is never replaced.
     """
     from generator.describe_recipe import describe_export, export_json
     from manifests.negative_set import NegativeSet

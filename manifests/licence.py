@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+from manifests.terminal import counted
 
 NON_COMMERCIAL = "non-commercial"
 SHARE_ALIKE = "share-alike"
@@ -69,6 +73,48 @@ def pixel_warning(licence: str, *, holder: str = "this set") -> str | None:
         One line, which names the terms and the recipe as the way to share; None where nothing is
         known to stand in the way.
     """
+    line = _terms_line(licence, holder)
+    return line and f"{line}; a recipe holds no pixels (cutswap-gen export-recipe)"
+
+
+def donor_warnings(recipe: Mapping[str, Any], licence: str, count: int) -> list[str]:
+    """What to tell somebody whose recipe file is about to hold donor images.
+
+    Patterns are ours. Textures have a licence of their own, which no manifest names. All others
+    are images of the set that a part of it left out.
+
+    Args:
+        recipe: of the set: says what was mixed in, or its `parts` do.
+        licence: of the set's images.
+        count: of the donors.
+    """
+    kinds = _donor_kinds(recipe)
+    found = []
+    if "textures" in kinds:
+        images = counted(count, "texture")
+        if len(kinds) > 1:
+            images = f"{counted(count, 'donor image')}, textures among them,"
+        found.append(
+            f"pixels of {images} travel with this recipe: the licence of textures is not recorded"
+        )
+    line = _terms_line(licence, "a recipe with donors")
+    if line is not None and not kinds <= {"textures", "procedural"}:
+        found.append(line)
+    return found
+
+
+def _donor_kinds(recipe: Mapping[str, Any]) -> set[str]:
+    """Where donors come from, of all parts of a merged set; "" where nothing is said of it."""
+    parts = recipe.get("parts")
+    kinds = set()
+    for part in parts if isinstance(parts, list) else [recipe]:
+        donors = part.get("donors") if isinstance(part, Mapping) else None
+        if donors is not None:
+            kinds.add(str(donors.get("kind")) if isinstance(donors, Mapping) else "")
+    return kinds or {""}
+
+
+def _terms_line(licence: str, holder: str) -> str | None:
     found = terms(licence)
     if not found:
         return None
@@ -78,5 +124,5 @@ def pixel_warning(licence: str, *, holder: str = "this set") -> str | None:
         shown = shown[: _SHOWN_CHARACTERS - 1] + "…"
     return (
         f"{holder} holds pixels of images whose licence is {named} ({shown}): passing it on is "
-        "bound by those terms; a recipe holds no pixels (cutswap-gen export-recipe)"
+        "bound by those terms"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from manifests.errors import OutputError, SetError
-from manifests.licence import pixel_warning
+from manifests.licence import donor_warnings
 from manifests.recipe_reader import Recipe, RecipeReader, RecipeShard
 from manifests.recipe_rows import (
     RecipeDonor,
@@ -77,8 +77,11 @@ def write_recipe(
             whole recipe of this set is there already, there is nothing to do.
         negative_set: an open set. Its pixels are not read, but those of donors.
         with_donors: let donor images travel that are no normals of the set, which the recipient
-            therefore cannot have. It warns where the images' licence has a say in that.
+            therefore cannot have.
         overwrite: replace another recipe; whatever is no recipe is never replaced.
+
+    Warns:
+        UserWarning: a licence has a say in passing on donors that travel, or none is recorded.
 
     Raises:
         SetError: a damaged set; donors that would have to travel; or more than a recipe holds.
@@ -99,9 +102,9 @@ def write_recipe(
             got=min(travelling),
             hint="pass --with-donors to let them, or share the set itself",
         )
-    warning = pixel_warning(manifest.licence, holder="a recipe with donors")
-    if travelling and warning is not None:
-        warnings.warn(warning, stacklevel=2)
+    if travelling:
+        for line in donor_warnings(manifest.recipe, manifest.licence, len(travelling)):
+            warnings.warn(line, stacklevel=2)
 
     def check(temporary: Path) -> None:
         problem = next(iter(recipe_problems(temporary, expect=negative_set.digest)), None)

@@ -2,7 +2,14 @@
 
 import pytest
 
-from manifests.licence import NO_DERIVATIVES, NON_COMMERCIAL, SHARE_ALIKE, pixel_warning, terms
+from manifests.licence import (
+    NO_DERIVATIVES,
+    NON_COMMERCIAL,
+    SHARE_ALIKE,
+    donor_warnings,
+    pixel_warning,
+    terms,
+)
 
 NC, SA, ND = NON_COMMERCIAL, SHARE_ALIKE, NO_DERIVATIVES
 
@@ -97,6 +104,40 @@ def test_the_warning_names_terms_licence_holder_and_the_way_to_share():
         assert part in line
     assert "no-derivatives" not in line
     assert pixel_warning("CC BY-ND 4.0", holder="models/part").startswith("models/part holds")
+
+
+IMAGES = "a recipe with donors holds pixels of images whose licence is non-commercial"
+TEXTURES = "pixels of 3 textures travel with this recipe"
+MIXED = "pixels of 3 donor images, textures among them, travel with this recipe"
+
+
+def part(kind):
+    return {"donors": {"kind": kind}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "licence", "expected"),
+    [
+        (part("procedural"), "CC BY-NC 4.0", []),
+        (part("set"), "CC BY-NC 4.0", [IMAGES]),
+        (part("set"), "CC BY 4.0", []),
+        (part("textures"), "CC BY-NC 4.0", [TEXTURES]),
+        (part("textures"), "", [TEXTURES]),
+        ({"donors": None, "parts": [part("set"), part("textures")]}, "CC BY-NC 4.0",
+         [MIXED, IMAGES]),
+        ({"parts": [part("textures"), part("procedural"), {}]}, "CC BY-NC 4.0", [MIXED]),
+        # Who says nothing of them, or nothing that we know, may have taken them from anywhere.
+        ({}, "CC BY-NC 4.0", [IMAGES]),
+        ({"donors": "\x1b[2J"}, "CC BY-NC 4.0", [IMAGES]),
+        ({"donors": {"kind": ["set"]}, "parts": [7]}, "CC BY-NC 4.0", [IMAGES]),
+    ],
+)  # fmt: skip
+def test_warnings_of_donors_that_travel(recipe, licence, expected):
+    found = donor_warnings(recipe, licence, 3)
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start) and line.isprintable()
+        assert "holds no pixels" not in line
 
 
 def test_a_licence_from_a_stranger_stays_one_short_line():
