@@ -306,7 +306,7 @@ import numpy as np
 from generator.procedural import draw_patterns
 from manifests.digest import array_digest
 rng = np.random.default_rng(0)
-print(array_digest(np.stack(draw_patterns(rng, 40, 96, 80, is_grey=False))))
+print(array_digest(np.stack(draw_patterns(rng, 300, 96, 120, is_grey=False))))
 """
 
 

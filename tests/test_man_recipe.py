@@ -29,6 +29,8 @@ from manifests.schema import Manifest, read_manifest, write_manifest
 from reference.recipe import literal_recipe, photo_set, photos
 from reference.small_sets import write_set
 
+SHORT_DONOR = base64.b64encode(zlib.compress(bytes(31 * 44 * 3))).decode()
+
 
 def export(folder: Path, path: Path, **options):
     with NegativeSet.open(folder) as negative_set:
@@ -345,7 +347,7 @@ def put(index, value):
         ("donor", put(2, [4096, 4096, 3]), "not of the canvas' size"),
         ("donor", put(2, [32.0, 44, 3]), "not of the canvas' size"),
         ("donor", put(2, "\x1b[2J"), r"not of the canvas' size .*got '\\x1b\["),
-        ("donor", put(3, base64.b64encode(zlib.compress(bytes(31 * 44 * 3))).decode()), "donor image has the wrong size"),
+        ("donor", put(3, SHORT_DONOR), "donor image has the wrong size"),
         ("donor", put(3, "eJw"), "base64"),
         ("donor", put(3, "AAAA"), "donor image is damaged"),
         ("manifest", lambda row: row[1].pop("shards"), "lacks shards"),
