@@ -39,7 +39,7 @@ def test_two_processes_fit_one_model_and_answer_once(built, category_name, tmp_p
     out, err = finish(process)
     assert process.returncode == 0, err
     (summary,) = json.loads(out)
-    assert summary["category"] == category_name and summary["normals"] == 9
+    assert summary["category"] == category_name and summary["threshold_images"] == 9
     assert len([line for line in own_lines(err) if "false-alarm rate" in line]) == 1
     assert len(own_lines(err)) == len(summary["warnings"])
     folder = tmp_path / category_name
