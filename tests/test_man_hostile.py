@@ -1,12 +1,13 @@
 """Thousands of damaged and forged files: each is read or refused in one line, soon and cheaply."""
 
 import collections
+import functools
 import time
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from conftest import invoke_det
 
 from manifests.errors import SetError
 from manifests.probe import probe_problems
@@ -70,18 +71,42 @@ def test_many_mutants_are_read_or_refused(tmp_path, capsys, name):
     run(KINDS[name](tmp_path / name), SLOW_COUNTS[name], seed=2, report=capsys)
 
 
+MODEL_OPTIONS = {
+    "patchcore": ("--updates", 0, "--coreset", 0.05),
+    "guided-seg": ("--updates", 1, "--batch", 2, "--width", 4, "--references", 3),
+    "cavga": ("--updates", 1, "--batch", 2, "--width", 4, "--weak", "--latent", "flat"),
+}
+
+
 @pytest.fixture(scope="module")
-def model(fitted):
-    return next(path.parent for path in Path(fitted).glob("*/model.json"))
+def models(built, tmp_path_factory):
+    """A model of each kind by its detector's name, made when it is asked for."""
+
+    @functools.cache
+    def made(detector):
+        out = tmp_path_factory.mktemp("models")
+        invoke_det(
+            "fit", built, "--out", out, "--detector", detector, *MODEL_OPTIONS[detector], "--quiet"
+        )
+        return next(path.parent for path in out.glob("*/model.json"))
+
+    return made
 
 
-def test_mutated_models_are_read_or_refused(tmp_path, capsys, model):
-    run(ModelKind(tmp_path / "model", model), MODELS, seed=1, report=capsys)
+@pytest.fixture
+def model(models):
+    return models("patchcore")
+
+
+@pytest.mark.parametrize("detector", MODEL_OPTIONS)
+def test_mutated_models_are_read_or_refused(tmp_path, capsys, models, detector):
+    run(ModelKind(tmp_path / "model", models(detector)), MODELS, seed=1, report=capsys)
 
 
 @pytest.mark.slow
-def test_many_mutated_models_are_read_or_refused(tmp_path, capsys, model):
-    run(ModelKind(tmp_path / "model", model), SLOW_MODELS, seed=2, report=capsys)
+@pytest.mark.parametrize("detector", MODEL_OPTIONS)
+def test_many_mutated_models_are_read_or_refused(tmp_path, capsys, models, detector):
+    run(ModelKind(tmp_path / "model", models(detector)), SLOW_MODELS, seed=2, report=capsys)
 
 
 # The suite itself
