@@ -95,11 +95,22 @@ def test_score_map():
     assert torch.allclose(maps[0], maps[1], atol=1e-5)
 
 
-def test_a_model_fitted_and_trained_on_it_scores_alike_on_both(built: Path, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--frozen-start", 1, "--coreset", 0.05),
+        ("--detector", "gaussian", "--frozen-start", 1),
+        ("--detector", "guided-seg", "--width", 4),
+        ("--detector", "guided-seg", "--width", 4, "--no-guidance"),
+        ("--detector", "cavga", "--width", 4),
+        ("--detector", "cavga", "--width", 4, "--weak", "--latent", "flat"),
+    ],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_a_model_fitted_and_trained_on_it_scores_alike_on_both(options, built: Path, tmp_path):
     invoke_det(
-        "fit", built, "--out", tmp_path, "--updates", 3, "--batch", 4, "--frozen-start", 1,
-        "--coreset", 0.05, "--device", "cuda",
-    )  # fmt: skip
+        "fit", built, "--out", tmp_path, "--updates", 3, "--batch", 4, "--device", "cuda", *options
+    )
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     with NegativeSet.open(next(p for p in built.iterdir() if p.is_dir())) as negative_set:
         image = negative_set.negative_image(0)[None]
