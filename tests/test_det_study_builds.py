@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO
+from PIL import Image
 
 from detector.study.builds import BuildFailed, Sets, build_command, request_set
 from detector.study.locks import LOCK_NAME, waiting_lock
 from detector.study.plan import DataSpec
 from manifests.datasets import open_data
 from manifests.digest import file_digest
-from manifests.errors import ConfigError, OutputError, WeightsError
+from manifests.errors import ConfigError, DataError, OutputError, WeightsError
 
 DATA = DataSpec("part", Path("photos"))
 HOLD = """
@@ -75,6 +76,21 @@ def test_weights_count_by_what_is_in_them(tmp_path):
     )
     with pytest.raises(WeightsError, match="the weights of set few cannot be read"):
         request_set(DATA, "few", {"weights": str(tmp_path / "none")}, tmp_path)
+
+
+def test_textures_count_by_what_is_in_them(tmp_path):
+    def request(folder, *colours):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for number, colour in enumerate(colours):
+            Image.new("RGB", (9, 9), (colour, 0, 0)).save(tmp_path / folder / f"{number}.png")
+        options = {"policies": "perlin", "textures": str(tmp_path / folder)}
+        return request_set(DATA, "few", options, tmp_path)
+
+    one, same, other = request("a", 1, 2), request("b", 2, 1), request("c", 1, 3)
+    assert (one.key, one.folder) == (same.key, same.folder) != (other.key, other.folder)
+    assert request("a", 1, 2, 5).key != one.key
+    with pytest.raises(DataError):
+        request_set(DATA, "few", {"textures": str(tmp_path / "none")}, tmp_path)
 
 
 def test_a_set_is_whole_if_it_is_of_exactly_these_images(built, category_name, training, tmp_path):

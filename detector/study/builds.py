@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detector.anomalous_images import files_digest
 from detector.study.locks import waiting_lock
 from detector.study.plan_types import DataSpec
 from manifests.digest import file_digest
@@ -57,7 +58,7 @@ class SetRequest:
 
     Attributes:
         options: of `cutswap-gen build`, long names with underscores.
-        weights_digest: SHA-256 of the file that its option `weights` names, if it does.
+        digests: SHA-256 of what its options name by a path (`weights`, `textures`), by option.
         training_files: what it is made of.
         folder: where its categories' sets lie, or will lie: another one when the files change.
         key: digest of data and options; of the files, a study knows more than this.
@@ -66,7 +67,7 @@ class SetRequest:
     data: DataSpec
     name: str
     options: Mapping[str, Any]
-    weights_digest: str | None
+    digests: Mapping[str, str]
     training_files: TrainingFiles
     folder: Path
     key: str
@@ -74,7 +75,7 @@ class SetRequest:
     @property
     def saliency_key(self) -> str:
         """Equal for sets whose saliency maps are equal."""
-        identity = _identity(self.options, self.weights_digest)
+        identity = _identity(self.options, self.digests)
         shaping = {name: identity.get(name) for name in _SALIENCY_OPTIONS}
         return digest_of({"data": self.data.name, **shaping})
 
@@ -200,6 +201,7 @@ def request_set(
         ConfigError: an option that the study sets itself, that belongs to the data, or that is no
             switch and yet false.
         WeightsError: the file that `weights` names cannot be read.
+        DataError: nor can the folder that `textures` names, or there is no image in it.
     """
     taken = sorted(_OWN & set(options))
     if taken:
@@ -217,22 +219,24 @@ def request_set(
     for option, value in options.items():
         if value is False:
             raise ConfigError(f"set {name}: {_flag(option)} cannot be false", hint="leave it out")
-    weights_digest = None
+    digests = {}
     if "weights" in options:
         weights = Path(str(options["weights"]))
         try:
-            weights_digest = file_digest(weights)
+            digests["weights"] = file_digest(weights)
         except OSError as error:
             raise WeightsError(
                 f"the weights of set {name} cannot be read: {error.strerror or error}", path=weights
             ) from error
+    if "textures" in options:
+        digests["textures"] = files_digest(Path(str(options["textures"])))
     options = {**_DEFAULTS, **options}
     files = training_files or {}
-    key = digest_of({"data": data.name, "options": _identity(options, weights_digest)})
+    key = digest_of({"data": data.name, "options": _identity(options, digests)})
     content = {category: sorted(set(found.values())) for category, found in files.items()}
     place = digest_of({"key": key, "training_files": content})
     folder = out / "sets" / f"{data.name}-{name}-{place[:8]}"
-    return SetRequest(data, name, options, weights_digest, files, folder, key)
+    return SetRequest(data, name, options, digests, files, folder, key)
 
 
 def build_command(
@@ -282,9 +286,9 @@ def digest_of(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _identity(options: Mapping[str, Any], weights_digest: str | None) -> dict[str, Any]:
-    """Options as a digest should see them: a file by what is in it, not by where it lies."""
-    return {**options, "weights": weights_digest} if weights_digest is not None else {**options}
+def _identity(options: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """Options as a digest should see them: files by what is in them, not by where they lie."""
+    return {**options, **digests}
 
 
 def _environment() -> dict[str, str]:
