@@ -24,6 +24,7 @@ DETECTOR_OPTIONS: dict[str, dict[str, str]] = {
     "guided-seg": {
         "guidance": "--guidance",
         "references": "--references",
+        "window_px": "--window",
         "width": "--width",
     },
     "cavga": {
@@ -50,6 +51,7 @@ _LATER: dict[str, object] = {
     "memory_budget": DEFAULT_BYTES,
     "guidance": True,
     "references": 128,
+    "window_px": 5,
     "width": None,
     "latent": "spatial",
     "latent_channels": 32,
@@ -81,8 +83,9 @@ class FitConfig:
         with_untuned: compare the features of the tuned and of the untuned extractor side by side,
             which takes twice the time and memory.
         guidance: whether a similar normal image guides the segmentation. `guided-seg` only, as the
-            next two.
+            next three.
         references: normal images that a model keeps to be guided by, at most.
+        window_px: side of the window whose largest mean in the map is the image score, at 256 px.
         width: channels of the decoder's finest features; None for the detector's own number. Of
             `guided-seg` and `cavga`.
         latent: "spatial", a latent with a grid, or "flat". `cavga` only, as the next six.
@@ -117,6 +120,7 @@ class FitConfig:
     with_untuned: bool = False
     guidance: bool = True
     references: int = 128
+    window_px: int = 5
     width: int | None = None
     latent: str = "spatial"
     latent_channels: int = 32
@@ -159,6 +163,7 @@ class FitConfig:
             raise ConfigError(
                 "--references: nothing guides with --no-guidance", hint="leave --references out"
             )
+        need(1 <= self.window_px <= 256, "--window", self.window_px, "1 to 256")
         width = self.width
         # A stranger's model names it too, and memory is taken for what it asks.
         need(width is None or 4 <= width <= 128, "--width", width, "4 to 128")

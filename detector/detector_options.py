@@ -56,6 +56,12 @@ GUIDED = (
         show_default=True,
         help="Normal images that the model keeps as guides, at most; their pixels go with it.",
     ),
+    click.option(
+        "--window",
+        default=5,
+        show_default=True,
+        help="Side in px at 256 px of the window whose largest mean in the map is the image score.",
+    ),
 )
 
 CAVGA = (

@@ -30,6 +30,7 @@ PRESETS: dict[str, dict] = {
         "coreset": 0.001,
         "projection_dim": 128,
         "width": 64,
+        "window": 21,
     },
 }
 

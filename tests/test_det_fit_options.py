@@ -62,6 +62,7 @@ DETECTOR_OPTIONS = {
         "--guidance": (None, ("guidance", True)),
         "--no-guidance": (None, ("guidance", False)),
         "--references": (7, ("references", 7)),
+        "--window": (9, ("window_px", 9)),
         "--width": (8, ("width", 8)),
         "--lr": (0.5, ("train", "lr", 0.5)),
         "--updates": (7, ("train", "updates", 7)),
@@ -283,6 +284,7 @@ def test_a_preset_gives_another_detector_what_it_can_use(config_of):
         ({"detector": "guided-seg", "references": 1}, "--references"),
         ({"detector": "guided-seg", "references": 9, "guidance": False}, "--references"),
         ({"detector": "guided-seg", "width": 2}, "--width"),
+        ({"detector": "guided-seg", "window_px": 0}, "--window"),
         ({"guidance": False}, "--guidance"),
     ],
 )

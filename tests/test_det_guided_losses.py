@@ -186,18 +186,30 @@ def test_images_that_are_too_small_or_differ_in_shape_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "side"), [(256, 256, 21), (512, 600, 41), (128, 256, 11), (32, 48, 3)]
+    ("window_px", "height", "width", "side"),
+    [
+        (21, 256, 256, 21),
+        (21, 512, 600, 41),
+        (21, 128, 256, 11),
+        (21, 32, 48, 3),
+        (5, 256, 256, 5),
+        (5, 128, 128, 3),
+        (5, 32, 48, 1),
+        (1, 8, 8, 1),
+    ],
 )
-def test_the_window_grows_with_the_canvas(height, width, side):
-    assert window_side(height, width) == side
-    assert window_side(width, height) == side
+def test_the_window_grows_with_the_canvas(window_px, height, width, side):
+    assert window_side(window_px, height, width) == side
+    assert window_side(window_px, width, height) == side
 
 
 def test_the_score_by_hand():
     maps = torch.zeros((2, 32, 48))
     maps[0, 10:12, 20:23] = 0.9  # six of the nine pixels of a window
     maps[1, 0, 0] = 0.8  # in the corner a window has four
-    assert pooled_scores(maps).tolist() == pytest.approx([0.6, 0.2])
+    assert pooled_scores(maps, window_px=21).tolist() == pytest.approx([0.6, 0.2])
+    # A window of 5 px at 256 px is one pixel here.
+    assert pooled_scores(maps).tolist() == pytest.approx([0.9, 0.8])
     assert pooled_scores(torch.full((1, 32, 48), 0.3)).tolist() == pytest.approx([0.3])
 
 
@@ -207,11 +219,14 @@ def test_padding_adds_nothing_and_takes_nothing_away():
     valid[0, 8:20, :] = True
     maps[0, 20:, :] = 1.0
     maps[0, :8, :] = torch.nan
-    assert pooled_scores(maps, valid=valid).item() == pytest.approx(0.5)
+    for window_px in (5, 21, 256):
+        found = pooled_scores(maps, window_px=window_px, valid=valid)
+        assert found.item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("window_px", [5, 21])
 @pytest.mark.parametrize("canvas", [(64, 90), (90, 64), (37, 33)])
-def test_the_score_equals_the_literal_one(canvas):
+def test_the_score_equals_the_literal_one(canvas, window_px):
     maps = random((4, *canvas), dtype=torch.float32) ** 4
     valid = torch.ones((4, *canvas), dtype=torch.bool)
     valid[1] = False
@@ -219,12 +234,12 @@ def test_the_score_equals_the_literal_one(canvas):
     valid[2] = False
     valid[2, 7, 3] = True
     valid[3] = random(canvas, 3) < 0.5
-    found = pooled_scores(maps, valid=valid)
-    side = window_side(*canvas)
+    found = pooled_scores(maps, window_px=window_px, valid=valid)
+    side = window_side(window_px, *canvas)
     for values, shown, score in zip(maps.numpy(), valid.numpy(), found, strict=True):
         expected = pooled_score_literally(values, side, shown)
         assert score.item() == pytest.approx(expected, rel=1e-5)
-    torch.testing.assert_close(pooled_scores(maps)[:1], found[:1])
+    torch.testing.assert_close(pooled_scores(maps, window_px=window_px)[:1], found[:1])
 
 
 def test_a_map_without_a_valid_pixel_is_refused():

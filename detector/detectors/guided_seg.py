@@ -251,7 +251,9 @@ class GuidedSegmentation:
         if shown is not None:
             probabilities = probabilities * shown.to(probabilities.device)
         image = pooled_scores(
-            probabilities, valid=None if shown is None else shown.to(probabilities.device)
+            probabilities,
+            window_px=self.config.window_px,
+            valid=None if shown is None else shown.to(probabilities.device),
         )
         maps = probabilities
         if self.config.sigma_px > 0:

@@ -7,18 +7,30 @@ import torch.nn.functional as F
 
 from detector.score_map import REFERENCE_PX
 
-WINDOW_PX = 21
+WINDOW_PX = 5
+
+PAPER_WINDOW_PX = 21
 
 
-def window_side(height: int, width: int) -> int:
-    """Side in px of the window for a canvas: the odd number nearest to 21/256 of its shorter side.
+def window_side(window_px: int, height: int, width: int) -> int:
+    """Side in px of the window for a canvas: the odd number nearest to its share of 256 px.
 
-    Source: NIGSF (IEEE TCSVT 34(6), 2024): 21 px at 256 px. Differs: it grows with the canvas.
+    Args:
+        window_px: side for a canvas whose shorter side is 256 px, 1 or more.
+        height, width: of the canvas, in px.
+
+    Returns:
+        An odd number, 1 or more.
+
+    Source: NIGSF (IEEE TCSVT 34(6), 2024): 21 px at 256 px. Differs: it grows with the canvas, and
+    5 px is our default: small defects drown in a large window (docs/results.md).
     """
-    return 2 * round((WINDOW_PX * min(height, width) / REFERENCE_PX - 1.0) / 2.0) + 1
+    return max(1, 2 * round((window_px * min(height, width) / REFERENCE_PX - 1.0) / 2.0) + 1)
 
 
-def pooled_scores(maps: torch.Tensor, *, valid: torch.Tensor | None = None) -> torch.Tensor:
+def pooled_scores(
+    maps: torch.Tensor, *, window_px: int = WINDOW_PX, valid: torch.Tensor | None = None
+) -> torch.Tensor:
     """The largest of the means over windows centred on the valid pixels of each map.
 
     Windows are cut where the canvas ends, and only valid pixels count in a mean: padding adds
@@ -26,6 +38,7 @@ def pooled_scores(maps: torch.Tensor, *, valid: torch.Tensor | None = None) -> t
 
     Args:
         maps: (B, H, W) float32.
+        window_px: side of the windows, see `window_side`.
         valid: (B, H, W) bool with at least one valid pixel each; None for all.
 
     Returns:
@@ -41,7 +54,7 @@ def pooled_scores(maps: torch.Tensor, *, valid: torch.Tensor | None = None) -> t
         valid = torch.ones_like(maps, dtype=torch.bool)
     if valid.shape != maps.shape or valid.dtype != torch.bool or not valid.any(2).any(1).all():
         raise ValueError(f"valid must be {tuple(maps.shape)} bool, with a pixel in every map")
-    side = window_side(*maps.shape[1:])
+    side = window_side(window_px, *maps.shape[1:])
     total = _window_sums(torch.where(valid, maps, 0.0), side)
     count = _window_sums(valid.to(maps.dtype), side)
     # A valid pixel is in its own window, so that no mean that counts is one of nothing.
