@@ -41,7 +41,8 @@ def describe_fit(summary: FitSummary) -> list[str]:
     line = (
         f"{summary.folder}: {tuned}; {summary.learned}{covered}; thresholds "
         f"{summary.image_threshold:.4g} (image), {summary.pixel_threshold:.4g} (pixel) from "
-        f"{summary.threshold_images} images{kept}; {duration(summary.seconds)}"
+        f"{summary.threshold_images} images{kept}; {_false_alarms(summary.false_alarm_interval)}; "
+        f"{duration(summary.seconds)}"
     )
     return [line, digest]
 
@@ -81,6 +82,7 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "config": record.config.to_json(),
         "geometry": record.geometry.to_json(),
         "image_threshold": record.image_threshold.to_json(),
+        "false_alarm_interval": list(record.image_threshold.rate_interval()),
         "pixel_threshold": record.pixel_threshold.to_json(),
         "files": record.files,
         "versions": record.versions,
@@ -91,7 +93,14 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
 def _thresholds(record: ModelRecord) -> str:
     image, pixel = record.image_threshold, record.pixel_threshold
     kept = " that training left out" if record.config.train.hold_out else ""
-    return f"{image.value:.4g} (image), {pixel.value:.4g} (pixel), from {image.n} images{kept}"
+    alarms = _false_alarms(image.rate_interval())
+    values = f"{image.value:.4g} (image), {pixel.value:.4g} (pixel)"
+    return f"{values} from {image.n} images{kept}; {alarms}"
+
+
+def _false_alarms(interval: tuple[float, float]) -> str:
+    low, high = (f"{100 * rate:.2g}" for rate in interval)
+    return f"{low} to {high} % false alarms (95 %)"
 
 
 def score_lines(rows: Sequence[ScoredImage], output: str) -> str:

@@ -43,7 +43,8 @@ class FitSummary:
     `last_accuracy` and `last_loss` are of the last update's batch; None where nothing was trained
     now, or there is nothing of the kind.
     `threshold_images` is how many good images the thresholds come from, all or those that training
-    left out (`hold_out`, their share).
+    left out (`hold_out`, their share), and `false_alarm_interval` between which rates good images
+    exceed the image threshold, see `Threshold.rate_interval`.
     `covering_radius` and `covering_mean` say how far training patches are from their nearest bank
     entry, `blocks` in how many blocks it was chosen: None where nothing was fitted, or no bank.
     """
@@ -61,6 +62,7 @@ class FitSummary:
     pixel_threshold: float
     threshold_images: int
     hold_out: float
+    false_alarm_interval: tuple[float, float]
     covering_radius: float | None
     covering_mean: float | None
     blocks: int | None
@@ -70,7 +72,11 @@ class FitSummary:
 
     def to_json(self) -> dict:
         """Plain JSON types."""
-        return vars(self) | {"folder": str(self.folder), "warnings": list(self.warnings)}
+        return vars(self) | {
+            "folder": str(self.folder),
+            "warnings": list(self.warnings),
+            "false_alarm_interval": list(self.false_alarm_interval),
+        }
 
 
 def fit_model(
@@ -273,6 +279,7 @@ def _summary(
         pixel_threshold=model.pixel_threshold.value,
         threshold_images=model.image_threshold.n,
         hold_out=model.config.train.hold_out,
+        false_alarm_interval=model.image_threshold.rate_interval(),
         covering_radius=None if coverage is None else coverage.radius,
         covering_mean=None if coverage is None else coverage.mean,
         blocks=None if coverage is None else coverage.blocks,

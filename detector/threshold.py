@@ -32,6 +32,27 @@ class Threshold:
         """False where there were too few normal images for the target rate."""
         return self.achievable_rate <= self.target_rate
 
+    def rate_interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Between which rates the true part of normal images above `value` lies.
+
+        `achievable_rate` is its mean over training sets; of one such set, with the k-th smallest of
+        n scores as its limit, it follows Beta(n + 1 - k, k), whatever the scores' distribution. The
+        interval leaves `(1 - confidence) / 2` of that on each side. It says what n images can show,
+        not how much normal images will change.
+
+        Args:
+            confidence: above 0, under 1.
+
+        Source: Vovk 2012 (arXiv 1209.2673), proposition 2a.
+        """
+        # Here, as `inspect` would wait for it where nobody asks.
+        from scipy.special import betaincinv
+
+        rank = _rank(self.n, self.target_rate)
+        tail = (1.0 - confidence) / 2.0
+        low, high = betaincinv(self.n + 1 - rank, rank, [tail, 1.0 - tail])
+        return float(low), float(high)
+
     def to_json(self) -> dict[str, float | int]:
         """The fields as JSON values."""
         return {
@@ -66,7 +87,16 @@ def fit_threshold(scores: np.ndarray, target_rate: float) -> Threshold:
     n = len(values)
     if n == 0 or not np.isfinite(values).all():
         raise ModelError("no threshold without finite scores of normal images", got=f"{n} scores")
-    # (1 - 0.05) * 20 is 19.000000000000004 in binary: such noise must not cost a rank.
-    k = math.ceil((n + 1) * (1.0 - target_rate) - 1e-9)
+    k = _wanted_rank(n, target_rate)
     rate = target_rate if k <= n else 1.0 / (n + 1)
-    return Threshold(float(values[min(k, n) - 1]), n, target_rate, rate)
+    return Threshold(float(values[_rank(n, target_rate) - 1]), n, target_rate, rate)
+
+
+def _wanted_rank(n: int, target_rate: float) -> int:
+    # (1 - 0.05) * 20 is 19.000000000000004 in binary: such noise must not cost a rank.
+    return math.ceil((n + 1) * (1.0 - target_rate) - 1e-9)
+
+
+def _rank(n: int, target_rate: float) -> int:
+    """Which of n sorted scores is the limit, from 1."""
+    return max(1, min(_wanted_rank(n, target_rate), n))

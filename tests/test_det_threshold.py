@@ -22,6 +22,7 @@ from manifests.errors import ConfigError, ModelError
         (20, 0.5, 11, 0.5),
         (18, 0.05, 18, 1 / 19),
         (1, 0.01, 1, 0.5),
+        (9, 1 - 1e-12, 1, 1 - 1e-12),
     ],
 )
 def test_hand_computed_ranks(n, rate, rank, achievable):
@@ -38,6 +39,19 @@ def test_false_alarms_of_new_images_stay_at_the_rate_on_average():
         for _ in range(400)
     ]
     assert np.mean(exceeded) == pytest.approx(0.05, abs=0.005)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(60, 0.01), (99, 0.01), (761, 0.01), (200, 0.1), (1, 0.5)])
+def test_the_interval_of_false_alarms_holds_as_often_as_it_says(n, rate):
+    source = np.random.default_rng(7)
+    # Of uniform scores a limit of v is exceeded by exactly 1 - v of all further ones.
+    limits = [fit_threshold(source.uniform(size=n), rate) for _ in range(3000)]
+    low, high = limits[0].rate_interval(0.9)
+    true_rates = np.array([1.0 - limit.value for limit in limits])
+    assert ((true_rates >= low) & (true_rates <= high)).mean() == pytest.approx(0.9, abs=0.02)
+    assert (true_rates < low).mean() == pytest.approx(0.05, abs=0.015)
+    wider = limits[0].rate_interval()
+    assert 0 <= wider[0] < low < high < wider[1] <= 1
 
 
 def test_input_stays_in_order_and_result_is_plain_json():
