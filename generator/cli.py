@@ -124,7 +124,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 @click.option(
     "--train-list",
     type=click.Path(path_type=Path),
-    help="File naming the training images (MTD layout).",
+    help="File naming the training images (layouts mtd and labelled).",
 )
 @click.option(
     "--licence",
@@ -156,8 +156,9 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 def build(context: click.Context, **options) -> None:
     """Make the negatives of DATA and write them to shards.
 
-    DATA is a data set (MVTec AD layout, magnetic tiles layout) or a folder of good images. A run
-    that was interrupted goes on where it stopped; a finished one is left alone.
+    DATA is a data set in one of the layouts of docs/data.md (MVTec AD's and others), a list of
+    images (CSV, Parquet) or a folder of good images. A run that was interrupted goes on where it
+    stopped; a finished one is left alone.
 
     \b
     cutswap-gen build mvtec/ --out shards
@@ -191,6 +192,7 @@ def build(context: click.Context, **options) -> None:
         seed=options["seed"],
         categories=options["categories"],
     )
+    common.say_notes(categories)
     jobs = options["jobs"] or own
     textures = opened_textures(options, config, jobs=jobs)
     terms = {name: options[name] for name in ("licence", "attribution")}
