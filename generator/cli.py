@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from generator import policy_commands, set_commands, sharing_commands
+from generator import data_commands, policy_commands, set_commands, sharing_commands
 from generator.build_options import (
     PRESETS,
     SECTIONS,
@@ -27,7 +27,7 @@ from manifests.progress import Progress, progress_maker
 from manifests.terminal import counted
 
 _SECTIONS = {
-    "Make": ("sample-data", "policies", "build"),
+    "Make": ("sample-data", "check", "policies", "build"),
     "Look": ("inspect", "verify", "preview", "diff"),
     "Rearrange": ("merge", "subset", "export"),
     "Share": ("export-recipe", "replay", "dump-recipe", "push", "pull"),
@@ -46,6 +46,7 @@ def main() -> None:
 
     \b
     cutswap-gen sample-data demo/data            a data set to try it on
+    cutswap-gen check demo/data                  what is wrong with it
     cutswap-gen build demo/data --out shards     saliency, anchors, swaps and scars
     cutswap-gen preview shards --out sheets      look at them
     cutswap-gen export-recipe shards -o recipes  share them without their pixels
@@ -332,6 +333,7 @@ def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> 
 
 
 for _command in (
+    data_commands.check,
     policy_commands.policies,
     set_commands.merge,
     set_commands.subset,
