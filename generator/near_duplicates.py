@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_DIFFERENT_BITS = 8
-"""Of 256. Of the magnetic tiles, nine in ten such pairs are one tile under two exposures; of a
+"""Of 256. Of the magnetic tiles, five in six such pairs are one tile under two exposures; of a
 machined part that always lies the same way, no two images are nearer than 36."""
 
 MAX_COMPARED = 10_000

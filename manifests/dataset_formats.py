@@ -23,7 +23,9 @@ FORMATS: dict[str, Format] = {
     "loco": Format(find_loco, read_loco, "train/good and test/logical_anomalies"),
     "visa": Format(find_visa, read_visa, "Data/Images/Normal, and split_csv beside the categories"),
     "btad": Format(find_btad, read_btad, "train/ok"),
-    "kolektor": Format(find_kolektor, read_kolektor, "folders kos01, kos02, ..."),
+    "kolektor": Format(
+        find_kolektor, read_kolektor, "kos01/NAME_label.bmp and further part folders"
+    ),
     "kolektor2": Format(find_kolektor2, read_kolektor2, "train/NAME_GT.png"),
     "mtd": Format(find_mtd, read_mtd, "MT_Free/Imgs", draws_split=True),
     "labelled": Format(

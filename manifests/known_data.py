@@ -77,7 +77,7 @@ MPDD: dict[str, tuple[str, ...]] = {
     "bracket_white": ("defective_painting", "scratches"),
     "connector": ("parts_mismatch",),
     "metal_plate": ("major_rust", "scratches", "total_rust"),
-    "tubes": ("anomalous", "flattening"),
+    "tubes": ("flattening",),
 }
 
 # The 5 categories of MVTec LOCO AD; its kinds of anomalies belong to the layout.
@@ -140,11 +140,13 @@ def known_terms(name: str, defects: Collection[str]) -> tuple[str, str]:
 
     Returns:
         Both empty where the category is nobody's known one. "bad" is a name that anybody may
-        choose, so a category of VisA has no other defect beside it.
+        choose, so a category of VisA has no other defect beside it; nor is a metal plate with
+        scratches anything special, so a category of MPDD has all of its defects and no others.
     """
-    for table, terms in ((MVTEC_AD, _MVTEC_AD_TERMS), (MPDD, _MPDD_TERMS)):
-        if name in table and (not defects or not set(defects).isdisjoint(table[name])):
-            return terms
+    if name in MVTEC_AD and (not defects or not set(defects).isdisjoint(MVTEC_AD[name])):
+        return _MVTEC_AD_TERMS
+    if name in MPDD and set(defects) == set(MPDD[name]):
+        return _MPDD_TERMS
     return _VISA_TERMS if is_visa(name, defects) else ("", "")
 
 

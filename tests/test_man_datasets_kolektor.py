@@ -77,6 +77,10 @@ def test_kolektor_that_is_not_whole(tmp_path: Path) -> None:
         open_data(kolektor(tmp_path / "bad", every, parts=2))
 
 
+def test_folders_that_merely_are_called_so(tmp_path: Path) -> None:
+    assert one(tree(tmp_path / "photos", "kos1/a.png", "kos2/a.png")).format == "folder"
+
+
 def kolektor2(root: Path, names: dict[str, bool]) -> Path:
     for name, is_marked in names.items():
         tree(root, f"{name}.png")
@@ -93,7 +97,7 @@ def test_kolektor2_leaves_defective_training_images_out(tmp_path: Path) -> None:
         "test/20001": True,
     }
     root = kolektor2(tmp_path / "KolektorSDD2", names)
-    tree(root, "train/10000_GT (copy).png")  # as it is in the real one
+    tree(root, "train/10000 (copy).png", "train/10000_GT (copy).png")  # as the real one has it
     found = one(root)
     assert (found.name, found.format) == ("kolektorsdd2", "kolektor2")
     assert sources(found.train) == ["train/10000.png", "train/10002.png"]
@@ -101,9 +105,12 @@ def test_kolektor2_leaves_defective_training_images_out(tmp_path: Path) -> None:
         ("test/20000.png", 0, "good", None),
         ("test/20001.png", 1, "defective", root / "test/20001_GT.png"),
     ]
-    assert found.left_out == ("train/10001.png",)
-    assert found.notes == ("1 defective image in train left out",)
-    assert found.split_rule.endswith("; 1 defective image in train left out")
+    assert found.left_out == ("train/10000 (copy).png", "train/10001.png")
+    assert found.notes == (
+        "1 defective image in train left out",
+        "1 named as a copy of another image left out",
+    )
+    assert found.split_rule.endswith("; ".join(("testing", *found.notes)))
     assert "KolektorSDD2" in found.attribution and found.licence == "CC BY-NC-SA 4.0"
 
 

@@ -144,6 +144,8 @@ def test_mpdd_is_read_like_mvtec_ad(tmp_path: Path) -> None:
         "train/good/000.png",
         "test/good/000.png",
         "test/bend_and_parts_mismatch/000.png",
+        "test/parts_mismatch/000.png",
+        "ground_truth/parts_mismatch/000_mask.png",
         "ground_truth/bend_and_parts_mismatch/000_mask.png",
     )
     found = one(tmp_path / "MPDD")
@@ -151,6 +153,8 @@ def test_mpdd_is_read_like_mvtec_ad(tmp_path: Path) -> None:
     assert found.test[0].mask == root / "ground_truth/bend_and_parts_mismatch/000_mask.png"
     assert found.licence == "CC BY-NC-SA 4.0" and "Jezek" in found.attribution
     assert one(mvtec(tmp_path / "own" / "tubes", "kink")).licence == ""
+    assert one(mvtec(tmp_path / "own" / "metal_plate", "scratches")).licence == ""
+    assert one(tree(tmp_path / "bare" / "tubes", "train/good/0.png")).licence == ""
 
 
 # --- MVTec LOCO AD --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,13 +30,19 @@ _PART_FOLDER = re.compile(r"kos[0-9]+", re.IGNORECASE)
 # Every third folder is for testing: one of the three folds that its authors cross-validate with.
 _FOLDS = 3
 _DEFECT = "defective"
+_COPY = " (copy)"  # as file managers name one
 # The names of the real one, which tell it from anybody's folders with masks called NAME_GT.
 _REAL_NAMES = {"train": re.compile("1[0-9]{4}"), "test": re.compile("2[0-9]{4}")}
 
 
 def find_kolektor(root: Path) -> list[Path]:
     """The root itself."""
-    return [root] if any(map(_is_part, subfolders(root))) else []
+    parts = filter(_is_part, subfolders(root))
+    return [root] if any(_has_named(part, "_label") for part in parts) else []
+
+
+def _has_named(folder: Path, ending: str) -> bool:
+    return any(os.path.splitext(name)[0].endswith(ending) for name in names_in(folder))
 
 
 def _is_part(folder: Path) -> bool:
@@ -74,8 +80,7 @@ def find_kolektor2(root: Path) -> list[Path]:
     train = root / "train"
     if not os.path.isdir(train) or not os.path.isdir(root / "test"):
         return []
-    has_masks = any(os.path.splitext(name)[0].endswith("_GT") for name in names_in(train))
-    return [root] if has_masks else []
+    return [root] if _has_named(train, "_GT") else []
 
 
 def read_kolektor2(root: Path, split: Split) -> Category:
@@ -92,7 +97,9 @@ def read_kolektor2(root: Path, split: Split) -> Category:
         for part in ("train", "test")
         for path, mask in _pairs(root, root / part, "_GT")
     ]
-    is_real = all(_REAL_NAMES[part].fullmatch(path.stem) for path, _, part in images)
+    is_real = all(
+        _REAL_NAMES[part].fullmatch(path.stem.removesuffix(_COPY)) for path, _, part in images
+    )
     return _category(
         root,
         images,
@@ -105,10 +112,11 @@ def read_kolektor2(root: Path, split: Split) -> Category:
 
 
 def _pairs(root: Path, folder: Path, ending: str) -> list[tuple[Path, Path]]:
-    """Every image of a folder with its mask. A stray copy of a mask is passed over."""
+    """Every image of a folder with its mask; a copy of an image has that of the image."""
     named = by_stem(folder, images_in(folder))
     images = {stem: path for stem, path in named.items() if ending not in stem}
-    missing = [path for stem, path in images.items() if stem + ending not in named]
+    masks = {stem: named.get(_original(stem, images) + ending) for stem in images}
+    missing = [images[stem] for stem, mask in masks.items() if mask is None]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(images)} images of {folder.name} have no mask",
@@ -117,7 +125,16 @@ def _pairs(root: Path, folder: Path, ending: str) -> list[tuple[Path, Path]]:
             got=first_names([path.relative_to(root).as_posix() for path in missing]),
             hint="unpack the data set again",
         )
-    return [(path, named[stem + ending]) for stem, path in images.items()]
+    return [(path, mask) for stem, path in images.items() if (mask := masks[stem]) is not None]
+
+
+def _original(stem: str, images: Collection[str]) -> str:
+    """The name of the image that this one is a copy of, else its own.
+
+    KolektorSDD2's archive holds `10301 (copy).png` and `10301_GT (copy).png`.
+    """
+    original = stem.removesuffix(_COPY)
+    return original if original in images else stem
 
 
 def _category(
@@ -132,28 +149,34 @@ def _category(
 ) -> Category:
     is_defective = _marked([mask for _, mask, _ in images])
     samples: list[Sample] = []
-    left_out = []
+    defective, copies = [], []
     for (path, mask, part), is_bad in zip(images, is_defective, strict=True):
         defect = _DEFECT if is_bad else "good"
         shown = path.parent.name if has_parts else ""
         sample = make_sample(root, path, defect, part, mask if is_bad else None, shown)
-        if is_bad and part == "train":
-            left_out.append(sample.source)
+        if not mask.stem.startswith(path.stem):  # the mask of the image that it is a copy of
+            copies.append(sample.source)
+        elif is_bad and part == "train":
+            defective.append(sample.source)
         else:
             samples.append(sample)
     check_trained(samples, root, "images whose mask is black")
-    note = f"{counted(len(left_out), 'defective image')} {why} left out"
+    notes = []
+    if defective:
+        notes.append(f"{counted(len(defective), 'defective image')} {why} left out")
+    if copies:
+        notes.append(f"{len(copies)} named as a copy of another image left out")
     return Category(
         name=category_name(root),
         root=root,
         format=kind,
         samples=ordered(samples),
         mask_binarise_at=1,
-        split_rule=f"{rule}; {note}" if left_out else rule,
+        split_rule="; ".join([rule, *notes]),
         licence=terms[0],
         attribution=terms[1],
-        notes=(note,) if left_out else (),
-        left_out=tuple(sorted(left_out)),
+        notes=tuple(notes),
+        left_out=tuple(sorted(defective + copies)),
     )
 
 

@@ -97,6 +97,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, list[object]]]:
             hint="pip install 'cutswap[parquet]', or save the list as CSV",
         ) from None
     try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise DataError("is too large", path=path, expected=f"at most {MAX_LIST_BYTES} bytes")
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             yield 0, list(names)
