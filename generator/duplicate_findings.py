@@ -117,18 +117,20 @@ def _near(looks: Sequence[Look]) -> Iterator[Finding]:
     found = near_pairs(np.stack([look.image.bits.reshape(-1) for look in looks]))
     if not found.pairs:
         return
-    rows, across, alike = [], 0, set()
+    rows, across, apart, alike = [], 0, 0, set()
     for first, second, different in found.pairs:
         one, other = looks[first], looks[second]
         text, fields = _pair(one, other, sign="~")
         across += one.sample.split != other.sample.split
+        apart += one.sample.label != other.sample.label
         alike |= {first, second}
         is_known = bool(one.sample.part) and one.sample.part == other.sample.part
         fields |= {"different_bits": different, "is_known_part": is_known}
         rows.append((text, fields))
-    # What spans both splits and was not known first: it is what matters.
+    # What is under two labels, spans both splits and was not known first: it is what matters.
     rows.sort(
         key=lambda row: (
+            (row[1]["defect"] == "good") == (row[1]["other_defect"] == "good"),
             row[1]["split"] == row[1]["other_split"],
             row[1]["is_known_part"],
             row[1]["different_bits"],
@@ -138,7 +140,7 @@ def _near(looks: Sequence[Look]) -> Iterator[Finding]:
     title = (
         f"{'over ' if found.is_cut else ''}{counted(len(rows), 'pair')} of images nearly alike "
         f"(at most {MAX_DIFFERENT_BITS} of 256 bits of a difference hash), {across} of them of a "
-        "training and a test image"
+        f"training and a test image, {apart} of a good and a defective one"
     )
     if known:
         title += f"; {known} of known parts, photographed several times"

@@ -136,7 +136,7 @@ def test_near_duplicates_are_a_note_and_those_of_both_splits_come_first(tmp_path
     assert (one.kind, one.spoils) == ("near-duplicate", False)
     assert one.title == (
         "2 pairs of images nearly alike (at most 8 of 256 bits of a difference hash), 1 of them of "
-        "a training and a test image"
+        "a training and a test image, 0 of a good and a defective one"
     )
     assert [text for text, _ in one.rows] == [
         "train/good/2.png ~ test/good/0.png",
