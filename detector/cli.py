@@ -211,7 +211,8 @@ def score(
 @click.option(
     "--train-list",
     type=click.Path(path_type=Path),
-    help="File naming the training images (MTD layout); training files are left out in any case.",
+    help="File naming the training images (layouts mtd and labelled); training files are left out "
+    "in any case.",
 )
 @click.option("--cases", default=6, show_default=True, help="Cases of each kind in the picture.")
 @common.megapixel_option
@@ -251,6 +252,7 @@ def eval_(
     keep_freed_memory()
     folders = common.chosen(find_models(models), categories, models)
     found = open_data(data, format=data_format, train_list=train_list)
+    common.say_notes(found)
     pairs = _pair(folders, found, models)
     results = evaluate_models(
         pairs,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from generator import policy_commands, set_commands, sharing_commands
+from generator import data_commands, policy_commands, set_commands, sharing_commands
 from generator.build_options import (
     PRESETS,
     SECTIONS,
@@ -27,7 +27,7 @@ from manifests.progress import Progress, progress_maker
 from manifests.terminal import counted
 
 _SECTIONS = {
-    "Make": ("sample-data", "policies", "build"),
+    "Make": ("sample-data", "check", "policies", "build"),
     "Look": ("inspect", "verify", "preview", "diff"),
     "Rearrange": ("merge", "subset", "export"),
     "Share": ("export-recipe", "replay", "dump-recipe", "push", "pull"),
@@ -46,6 +46,7 @@ def main() -> None:
 
     \b
     cutswap-gen sample-data demo/data            a data set to try it on
+    cutswap-gen check demo/data                  what is wrong with it
     cutswap-gen build demo/data --out shards     saliency, anchors, swaps and scars
     cutswap-gen preview shards --out sheets      look at them
     cutswap-gen export-recipe shards -o recipes  share them without their pixels
@@ -124,7 +125,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 @click.option(
     "--train-list",
     type=click.Path(path_type=Path),
-    help="File naming the training images (MTD layout).",
+    help="File naming the training images (layouts mtd and labelled).",
 )
 @click.option(
     "--licence",
@@ -156,8 +157,9 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 def build(context: click.Context, **options) -> None:
     """Make the negatives of DATA and write them to shards.
 
-    DATA is a data set (MVTec AD layout, magnetic tiles layout) or a folder of good images. A run
-    that was interrupted goes on where it stopped; a finished one is left alone.
+    DATA is a data set in one of the layouts of docs/data.md (MVTec AD's and others), a list of
+    images (CSV, Parquet) or a folder of good images. A run that was interrupted goes on where it
+    stopped; a finished one is left alone.
 
     \b
     cutswap-gen build mvtec/ --out shards
@@ -191,6 +193,7 @@ def build(context: click.Context, **options) -> None:
         seed=options["seed"],
         categories=options["categories"],
     )
+    common.say_notes(categories)
     jobs = options["jobs"] or own
     textures = opened_textures(options, config, jobs=jobs)
     terms = {name: options[name] for name in ("licence", "attribution")}
@@ -330,6 +333,7 @@ def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> 
 
 
 for _command in (
+    data_commands.check,
     policy_commands.policies,
     set_commands.merge,
     set_commands.subset,

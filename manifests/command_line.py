@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -18,7 +18,23 @@ from manifests.option_types import DIGEST
 from manifests.progress import progress_maker
 from manifests.terminal import printable
 
+if TYPE_CHECKING:
+    from manifests.categories import Category
+
 MAX_LISTED_ERRORS = 20
+# The keys of `manifests.dataset_formats.FORMATS`, whose import takes NumPy; a test compares them.
+DATA_FORMATS = (
+    "mvtec",
+    "loco",
+    "visa",
+    "btad",
+    "kolektor",
+    "kolektor2",
+    "mtd",
+    "labelled",
+    "list",
+    "folder",
+)
 WHOLE = "whole and unchanged"
 Answer = TypeVar("Answer")
 _OPTION_COLUMN = 30
@@ -55,8 +71,8 @@ category_option = click.option(
 format_option = click.option(
     "--format",
     "data_format",
-    type=click.Choice(["mvtec", "mtd", "folder"]),
-    help="Layout of the data; detected by itself when left out.",
+    type=click.Choice(DATA_FORMATS),
+    help="Layout of the data (docs/data.md); detected by itself when left out.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 skip_bad_option = click.option(
@@ -150,6 +166,11 @@ def say(lines: Iterable[str], *, err: bool = False) -> None:
     """Prints lines that may hold a stranger's words, on stdout or stderr."""
     for line in lines:
         click.echo(printable(line), err=err)
+
+
+def say_notes(categories: Iterable[Category]) -> None:
+    """Says on stderr what the readers of data sets noted: what was left out, what is not read."""
+    say((f"note: {one.name}: {note}" for one in categories for note in one.notes), err=True)
 
 
 def report(

@@ -1,4 +1,4 @@
-"""Which images exist: a data folder opened as categories of training and test images."""
+"""Which images exist: a data folder or list opened as categories of training and test images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from manifests.categories import Category, Sample, slugify
 from manifests.dataset_formats import FORMATS, Split
 from manifests.errors import ConfigError, DataError
 from manifests.images import list_images
+from manifests.layouts.base import category_name
 
 __all__ = ["FORMATS", "Category", "Sample", "open_data", "slugify"]
 
@@ -40,19 +41,21 @@ def open_data(
     seed: int = 0,
     categories: Sequence[str] = (),
 ) -> list[Category]:
-    """Open one or several data folders.
+    """Open one or several data folders or lists.
 
-    The layout of each folder is recognised by its marker folders: `train/good` (mvtec: one category
-    or a root of several) or `MT_Free/Imgs` (mtd). A folder with neither is read as one category of
-    good images (folder), but only if nothing in it speaks of test images, masks or defects:
-    training on defects would spoil a model silently. No pixels are read.
+    The layout of each folder is recognised by its marker folders, such as `train/good` (mvtec: one
+    category or a root of several) or `MT_Free/Imgs` (mtd); `FORMATS` and docs/data.md have all. A
+    folder with none is read as one category of good images (folder), but only if nothing in it
+    speaks of test images, masks or defects: training on defects would spoil a model silently. No
+    pixels are read, but those of masks where they alone say what is defective (kolektor,
+    kolektor2).
 
     Args:
-        paths: data folders.
+        paths: data folders; lists, `.csv` or `.parquet`.
         format: key of `FORMATS`, taken instead of recognising the layout.
-        train_list: for mtd, a text file with one file name of a free tile per line: the training
-            images; the other free tiles are for testing. Without it 80 % of the free tiles are
-            drawn.
+        train_list: for mtd and labelled, a text file with one file name of a good image per line:
+            the training images; the other good images are for testing. Without it 80 % of the good
+            images are drawn.
         seed: of that draw, 0 or more.
         categories: names of the categories wanted, all by default.
 
@@ -64,6 +67,7 @@ def open_data(
             same name.
         ConfigError: an unknown format or category, a negative seed, or a training list for data
             that has its own split.
+        BadImages: masks that alone say what is defective and cannot be read.
 
     Source: ours.
     """
@@ -78,9 +82,10 @@ def open_data(
     if categories:
         roots = _wanted(roots, categories)
     _check_distinct([root for root, _ in roots])
-    if train_list is not None and all(kind != "mtd" for _, kind in roots):
+    if train_list is not None and not any(FORMATS[kind].draws_split for _, kind in roots):
+        drawn = " and ".join(kind for kind in FORMATS if FORMATS[kind].draws_split)
         raise ConfigError(
-            "--train-list is for data of the format mtd only; others have their own split",
+            f"--train-list is for data of the formats {drawn} only; others have their own split",
             path=train_list,
             hint="leave it out",
         )
@@ -90,14 +95,26 @@ def open_data(
 
 
 def _roots(paths: Sequence[_PathLike], format: str | None) -> Iterator[tuple[Path, str]]:
-    """The folder and the format of every category."""
+    """The folder (or the list) and the format of every category."""
     for path in paths:
         # Absolute, so that "." has a name; links are kept, their names are the user's choice.
         root = Path(os.path.abspath(path))
-        if not os.path.isdir(root):
+        is_list = bool(FORMATS["list"].find(root))
+        if not os.path.isdir(root) and not is_list:
             what = "not a folder" if os.path.exists(root) else "no such folder"
-            raise DataError(what, path=path, expected="a data folder", hint="check the path")
-        kind = format or _recognised(root)
+            raise DataError(
+                what,
+                path=path,
+                expected="a data folder, or a list (.csv, .parquet)",
+                hint="check the path",
+            )
+        if is_list and format not in (None, "list"):
+            raise DataError(
+                f"a list, and no folder as --format {format} has it",
+                path=path,
+                hint="leave --format out",
+            )
+        kind = format or ("list" if is_list else _recognised(root))
         inside = FORMATS[kind].find(root)
         if not inside:
             raise DataError(
@@ -160,20 +177,20 @@ def _check_unlabelled(root: Path, images: Sequence[Path]) -> None:
 
 
 def _wanted(roots: Sequence[tuple[Path, str]], names: Sequence[str]) -> list[tuple[Path, str]]:
-    known = sorted({slugify(root.name) for root, _ in roots})
+    known = sorted({category_name(root) for root, _ in roots})
     wanted = {slugify(name): name for name in names}
     unknown = [name for slug, name in wanted.items() if slug not in known]
     if unknown:
         raise ConfigError(
             "unknown --category", expected=" | ".join(known), got=", ".join(map(repr, unknown))
         )
-    return [(root, kind) for root, kind in roots if slugify(root.name) in wanted]
+    return [(root, kind) for root, kind in roots if category_name(root) in wanted]
 
 
 def _check_distinct(roots: Sequence[Path]) -> None:
     seen: dict[str, Path] = {}
     for root in roots:
-        name = slugify(root.name)
+        name = category_name(root)
         if name in seen:
             raise DataError(
                 f"two categories would be named {name!r}",

@@ -59,7 +59,30 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 _warnings_lock = threading.Lock()
 
 
+# Pillow modes in words; those of 16-bit grey are left out.
+_KINDS = {
+    "1": "black and white",
+    "LA": "grey with alpha",
+    "La": "grey with alpha",
+    "RGB": "RGB",
+    "RGBX": "RGB",
+    "RGBA": "RGB with alpha",
+    "RGBa": "RGB with alpha",
+    "P": "palette",
+    "PA": "palette with alpha",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+}
+
+
 def decode_values(data: bytes, *, path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
+    """The values of `decode_described`."""
+    return decode_described(data, path=path, max_pixels=max_pixels)[0]
+
+
+def decode_described(
+    data: bytes, *, path: str | os.PathLike[str], max_pixels: int
+) -> tuple[np.ndarray, str]:
     """Decode a PNG, JPEG, BMP, TIFF or WebP file, recognised by its content, EXIF-oriented.
 
     Of several pages or pictures the first is decoded. Palettes are looked up, alpha is dropped,
@@ -72,7 +95,8 @@ def decode_values(data: bytes, *, path: str | os.PathLike[str], max_pixels: int)
 
     Returns:
         A new array: (H,W) uint8 grey, (H,W) uint16 grey spread over all 16 bits, or (H,W,3) uint8
-        RGB (of 16-bit colour the high byte).
+        RGB (of 16-bit colour the high byte). And what pixels the file holds: "grey, 8 bit", "RGB
+        with alpha, 16 bit", "palette, 8 bit" and so on.
 
     Raises:
         ImageError: not an image, truncated or damaged, over `max_pixels`, a side under
@@ -95,6 +119,7 @@ def decode_values(data: bytes, *, path: str | os.PathLike[str], max_pixels: int)
             with _muted() if decoder is TiffImageFile else contextlib.nullcontext():
                 image.load()
             values = _values(image, path)
+            kind = f"{_KINDS.get(image.mode, 'grey')}, {_bits(image, data)} bit"
             with _muted():
                 # Pillow turns a TIFF itself since version 11 and then removes this tag.
                 orientation = image.getexif().get(_ORIENTATION, 1)
@@ -119,7 +144,7 @@ def decode_values(data: bytes, *, path: str | os.PathLike[str], max_pixels: int)
             got=str(error) or type(error).__name__,
             hint="copy the file again or remove it",
         ) from error
-    return np.ascontiguousarray(_turned(values, orientation))
+    return np.ascontiguousarray(_turned(values, orientation)), kind
 
 
 def _not_an_image(data: bytes, path: str | os.PathLike[str]) -> ImageError:
@@ -211,6 +236,17 @@ def _values(image: ImageFile.ImageFile, path: str | os.PathLike[str]) -> np.ndar
         got=f"Pillow mode {mode}",
         hint="convert the image to 8-bit PNG",
     )
+
+
+def _bits(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Bits per channel; Pillow's modes do not tell those of 16-bit colour."""
+    if image.mode == "1":
+        return 1
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))[0])
+    if isinstance(image, PngImageFile):
+        return max(8, data[24])  # of the IHDR chunk, which always comes first
+    return 8
 
 
 def _grey_16(image: ImageFile.ImageFile) -> np.ndarray:

@@ -38,6 +38,7 @@ __all__ = [
     "MIN_SIDE_PX",
     "Geometry",
     "Placement",
+    "binarised",
     "cropped_fraction",
     "decode_image",
     "fit_image",
@@ -125,6 +126,11 @@ def read_mask(
     values = decode_values(
         read_bytes(path, max_pixels=max_pixels), path=path, max_pixels=max_pixels
     )
+    return binarised(values, binarise_at)
+
+
+def binarised(values: np.ndarray, binarise_at: int) -> np.ndarray:
+    """`read_mask` on values already decoded: (H,W) uint8 or uint16, or (H,W,3) uint8."""
     if values.ndim == 3:
         values = values[:, :, 0]
     if values.dtype != np.uint8:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from manifests.command_line import DATA_FORMATS
 from manifests.datasets import FORMATS, open_data, slugify
 from manifests.errors import ConfigError, DataError
 from reference.data_folders import mtd, mvtec, one, sources, tree
@@ -32,7 +33,8 @@ def test_plain_folder(tmp_path: Path) -> None:
         (["a.png", "test/b.png"], "test/b.png looks like a test image"),
         (["a.png", "Ground_Truth/b.png"], "looks like a test image, a defect or a mask"),
         (["ok/a.png", "NOK/b.png"], "NOK/b.png looks like"),
-        (["good/a.png", "dent/b.png"], "dent/b.png lies outside the folder 'good'"),
+        (["day/good/a.png", "day/b.png"], "day/b.png lies outside the folder 'good'"),
+        (["test/good/a.png", "test/dent/b.png"], "test/dent/b.png looks like a test image"),
         (["Good/a.png", "b.png"], "b.png lies outside the folder 'good'"),
         (["a.jpg", "a.png"], "a.png has the name of a.jpg and may be its mask"),
         (["data/bottle/train/good/0.png", "data/bottle/test/dent/0.png"], "test/dent/0.png looks"),
@@ -90,9 +92,9 @@ def test_ambiguous_layout_and_override(tmp_path: Path) -> None:
     assert len(one(root, format="mvtec").train) == 2
     assert len(one(root, format="mtd").train) == 8
     assert one(root, format="folder").format == "folder"
-    with pytest.raises(ConfigError, match=r"unknown --format \(expected mvtec \| mtd \| folder"):
-        open_data(root, format="visa")
-    assert list(FORMATS) == ["mvtec", "mtd", "folder"]
+    with pytest.raises(ConfigError, match=r"unknown --format \(expected mvtec \| loco \| visa"):
+        open_data(root, format="coco")
+    assert tuple(FORMATS) == DATA_FORMATS
 
 
 def test_several_paths(tmp_path: Path) -> None:

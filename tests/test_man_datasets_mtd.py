@@ -91,7 +91,9 @@ def test_training_list_that_is_no_list(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: not a UTF-8 text file"):
         open_data(root, train_list=names)
     names.write_text("000.png\n")
-    with pytest.raises(ConfigError, match="--train-list is for data of the format mtd only"):
+    with pytest.raises(
+        ConfigError, match="--train-list is for data of the formats mtd and labelled"
+    ):
         open_data(mvtec(tmp_path / "part"), train_list=names)
 
 

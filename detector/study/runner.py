@@ -19,7 +19,7 @@ from detector.study.extractors import Extractors
 from detector.study.plan_types import Arm, DataSpec, Plan
 from detector.study.scoring import score_cells
 from manifests.atomic import write_atomic
-from manifests.datasets import Category, open_data
+from manifests.datasets import FORMATS, Category, open_data
 from manifests.errors import ConfigError, CutswapError, ModelError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, Geometry
 from manifests.negative_set import NegativeSet
@@ -127,7 +127,9 @@ class Runner:
 
     def _check_seeds(self, spec: DataSpec, categories: Sequence[Category]) -> None:
         """Refuses sets whose seed would draw other training images than the study's."""
-        if spec.train_list is not None or all(one.format != "mtd" for one in categories):
+        if spec.train_list is not None or not any(
+            FORMATS[one.format].draws_split for one in categories
+        ):
             return
         for name, options in self.plan.sets.items():
             if "seed" in options:
