@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, compare."""
+"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, recalibrate, compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manifests.progress import Progress, progress_maker
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "eval", "compare"),
+    "Judge": ("score", "eval", "recalibrate", "compare"),
 }
 
 
@@ -161,7 +161,10 @@ def fit(context: click.Context, **options) -> None:
 def score(
     model, paths, output, heatmaps, masks, jobs, device, max_megapixels, skip_bad, quiet
 ) -> None:
-    """Score images: a line each with score, score / threshold, and verdict.
+    """Score images: a line each with score, score / threshold, p-value and verdict.
+
+    The p-value is the share of good images, of those that the thresholds come from, that score as
+    high or higher.
 
     MODEL is a model folder, or a root with one model in it; PATHS are images or folders.
 
@@ -169,22 +172,14 @@ def score(
     cutswap-det score models/part line3/ --heatmaps heat --output csv > scores.csv
     """
     from detector.describe import score_lines
-    from detector.model_folder import find_models
+    from detector.model_folder import find_model
     from detector.scoring import score_images
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
     keep_freed_memory()
-    folders = find_models(model)
-    if len(folders) > 1:
-        raise ConfigError(
-            "several models here",
-            path=model,
-            expected=f"one of {', '.join(folder.name for folder in folders)}",
-            hint="give its folder",
-        )
     rows, skipped = score_images(
-        folders[0],
+        find_model(model),
         paths,
         heatmaps=heatmaps,
         masks=masks,
@@ -277,6 +272,7 @@ for _command in (
     model_commands.detectors,
     model_commands.inspect,
     model_commands.verify,
+    model_commands.recalibrate,
     study_commands.compare,
 ):
     main.add_command(_command)

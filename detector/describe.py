@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector.calibration import HELD_OUT, OTHERS, TRAINING
 from manifests.durations import duration
 
 if TYPE_CHECKING:
     from detector.model_record import ModelRecord
     from detector.pipeline import FitSummary
+    from detector.recalibrate import Recalibrated
     from detector.scoring import ScoredImage
 
 VERDICTS = {True: "defect", False: "good"}
+_OF_SOURCE = {TRAINING: "", HELD_OUT: " that training left out", OTHERS: " seen after the fit"}
 
 
 def describe_fit(summary: FitSummary) -> list[str]:
@@ -37,7 +40,7 @@ def describe_fit(summary: FitSummary) -> list[str]:
             f"; training patches within {summary.covering_radius:.4g} of it, "
             f"{summary.covering_mean:.4g} on average{blocks}"
         )
-    kept = " that training left out" if summary.hold_out else ""
+    kept = _OF_SOURCE[summary.calibrated_on]
     line = (
         f"{summary.folder}: {tuned}; {summary.learned}{covered}; thresholds "
         f"{summary.image_threshold:.4g} (image), {summary.pixel_threshold:.4g} (pixel) from "
@@ -45,6 +48,19 @@ def describe_fit(summary: FitSummary) -> list[str]:
         f"{duration(summary.seconds)}"
     )
     return [line, digest]
+
+
+def describe_recalibration(done: Recalibrated) -> list[str]:
+    """What a recalibration did."""
+    seen = f", {done.seen} more were seen in the fit and do not count" if done.seen else ""
+    return [
+        f"{done.folder}: thresholds from {done.images} good images{seen}",
+        f"  before  {done.before.value:.4g} (image), {done.pixel_before.value:.4g} (pixel); "
+        f"{done.exceeding} of them exceeded it",
+        f"  now     {done.after.value:.4g} (image), {done.pixel_after.value:.4g} (pixel); "
+        f"{_false_alarms(done.after.rate_interval())}",
+        f"  model digest {done.model_digest}",
+    ]
 
 
 def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
@@ -81,6 +97,7 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "holds_pixels": record.holds_pixels,
         "config": record.config.to_json(),
         "geometry": record.geometry.to_json(),
+        "calibrated_on": record.calibrated_on,
         "image_threshold": record.image_threshold.to_json(),
         "false_alarm_interval": list(record.image_threshold.rate_interval()),
         "pixel_threshold": record.pixel_threshold.to_json(),
@@ -92,7 +109,7 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
 
 def _thresholds(record: ModelRecord) -> str:
     image, pixel = record.image_threshold, record.pixel_threshold
-    kept = " that training left out" if record.config.train.hold_out else ""
+    kept = _OF_SOURCE[record.calibrated_on]
     alarms = _false_alarms(image.rate_interval())
     values = f"{image.value:.4g} (image), {pixel.value:.4g} (pixel)"
     return f"{values} from {image.n} images{kept}; {alarms}"
@@ -110,6 +127,7 @@ def score_lines(rows: Sequence[ScoredImage], output: str) -> str:
             "path": str(row.path),
             "score": row.score,
             "normalised": row.normalised,
+            "p_value": row.p_value,
             "verdict": VERDICTS[row.is_defect],
         }
         for row in rows
@@ -119,14 +137,17 @@ def score_lines(rows: Sequence[ScoredImage], output: str) -> str:
     if output == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(
-            text, fieldnames=["path", "score", "normalised", "verdict"], lineterminator="\n"
+            text,
+            fieldnames=["path", "score", "normalised", "p_value", "verdict"],
+            lineterminator="\n",
         )
         writer.writeheader()
         writer.writerows(records)
         return text.getvalue()
-    lines = [f"{'score':>10}  {'/threshold':>10}  {'verdict':<7}  image"]
+    lines = [f"{'score':>10}  {'/threshold':>10}  {'p':>7}  {'verdict':<7}  image"]
     lines += [
-        f"{r['score']:>10.4f}  {r['normalised']:>10.3f}  {r['verdict']:<7}  {r['path']}"
+        f"{r['score']:>10.4f}  {r['normalised']:>10.3f}  {r['p_value']:>7.2g}  {r['verdict']:<7}  "
+        f"{r['path']}"
         for r in records
     ]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from detector.activation_cache import ActivationCache
+from detector.calibration import HELD_OUT, TRAINING, Calibration
 from detector.config import FitConfig
 from detector.detectors import DETECTORS, Detector
 from detector.detectors.base import Tensors
@@ -18,7 +19,6 @@ from detector.hold_out import held_out
 from detector.normal_images import NormalImages
 from detector.processes import ALONE, Processes
 from detector.shared_bank import fit_bank_together
-from detector.threshold import Threshold, fit_threshold
 from detector.train import TRAINING_CSV
 from detector.training_log import read_training_csv
 from detector.trainings import TRAININGS, TrainedNetwork
@@ -134,17 +134,16 @@ def fit_detector(
     return detector.training_scores()
 
 
-def thresholds_of(
+def calibration_of(
     scores: tuple[np.ndarray, np.ndarray], negative_set: NegativeSet, config: FitConfig
-) -> tuple[Threshold, Threshold]:
-    """Limits of image scores and of score maps, from the normals that training left out, if any.
+) -> Calibration:
+    """What thresholds come from: scores of the normals that training left out, or of all.
 
     Args:
         scores: of all normals, as `Detector.training_scores` returns them.
     """
-    rate, train = config.false_alarm_rate, config.train
+    train, source = config.train, TRAINING
     if train.hold_out:
         counted = held_out(negative_set.normal_digests(), train.hold_out, train.seed)
-        scores = scores[0][counted], scores[1][counted]
-    image_scores, map_maxima = scores
-    return fit_threshold(image_scores, rate), fit_threshold(map_maxima, rate)
+        scores, source = (scores[0][counted], scores[1][counted]), HELD_OUT
+    return Calibration.of(*scores, source)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from detector.calibration import Calibration
 from detector.config import FitConfig
 from detector.detectors import DETECTORS, Detector
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import (
+    CALIBRATION,
     EXTRACTOR,
     STATE_FILES,
     TENSOR_FILES,
@@ -32,6 +34,7 @@ class Model:
     """A fitted detector and its provenance.
 
     Attributes:
+        calibration: scores of good images, from which thresholds and p-values come.
         image_threshold, pixel_threshold: on raw scores; a score above it means "defect".
         training_files: SHA-256 of every training file, which `eval` leaves out.
         set_digest: of the negative set it was fitted on.
@@ -43,6 +46,7 @@ class Model:
     detector: Detector
     config: FitConfig
     geometry: Geometry
+    calibration: Calibration
     image_threshold: Threshold
     pixel_threshold: Threshold
     training_files: frozenset[str]
@@ -75,6 +79,7 @@ def save_model(folder: Path, model: Model) -> str:
         if detector.untuned is not None:
             tensors[UNTUNED] = _weights(detector.untuned)
         tensors[STATE_FILES[model.config.detector]] = detector.state()
+        tensors[CALIBRATION] = model.calibration.state()
         for name in set(TENSOR_FILES) - set(tensors):
             (folder / name).unlink(missing_ok=True)
         for name, state in tensors.items():
@@ -86,6 +91,7 @@ def save_model(folder: Path, model: Model) -> str:
             network_digest=detector.network.digest,
             initial_digest=model.initial_digest,
             set_digest=model.set_digest,
+            calibrated_on=model.calibration.source,
             image_threshold=model.image_threshold,
             pixel_threshold=model.pixel_threshold,
             training_files=model.training_files,
@@ -127,6 +133,10 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
         if config.needs_untuned:
             untuned = _network(config.network, folder / UNTUNED, device=device)
             _check_network(untuned, record.initial_digest, folder / UNTUNED)
+        calibration = Calibration.from_state(
+            load((folder / CALIBRATION).read_bytes()), record.calibrated_on
+        )
+        _check_thresholds(record, calibration, folder / CALIBRATION)
         detector = kind.from_state(
             network,
             record.geometry,
@@ -146,6 +156,7 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
         detector=detector,
         config=config,
         geometry=record.geometry,
+        calibration=calibration,
         image_threshold=record.image_threshold,
         pixel_threshold=record.pixel_threshold,
         training_files=record.training_files,
@@ -170,6 +181,18 @@ def _network(name: str, path: Path, *, device: str) -> Network:
             got=error.got,
             hint=AGAIN,
         ) from error
+
+
+def _check_thresholds(record: ModelRecord, calibration: Calibration, path: Path) -> None:
+    wanted = calibration.thresholds(record.config.false_alarm_rate)
+    if (record.image_threshold, record.pixel_threshold) != wanted:
+        raise ModelError(
+            "does not give the recorded thresholds",
+            path=path,
+            expected=f"{record.image_threshold.value:g}, {record.pixel_threshold.value:g}",
+            got=f"{wanted[0].value:g}, {wanted[1].value:g}",
+            hint=AGAIN,
+        )
 
 
 def _check_network(network: Network, digest: str, path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Commands of `cutswap-det` that look: at what there is, at a model, and whether it is whole."""
+"""Commands of `cutswap-det` about models: which there are, what is in one, new thresholds."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,3 +89,66 @@ def verify(model: Path, categories, expect, as_json: bool) -> None:
             path=model,
             hint="do not use this model",
         )
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@common.out_option("Folder for the model with the new thresholds.", required=True)
+@click.option(
+    "--false-alarm-rate",
+    type=float,
+    help="Share of good parts that may exceed the thresholds.  [default: the model's]",
+)
+@common.jobs_option
+@common.device_option
+@common.megapixel_option
+@common.overwrite_option
+@common.json_option
+@common.quiet_option
+@common.domain_errors
+def recalibrate(
+    model: Path,
+    paths: tuple[Path, ...],
+    out: Path,
+    false_alarm_rate: float | None,
+    jobs: int | None,
+    device: str,
+    max_megapixels: float,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Set a model's thresholds anew, from good images that it has not seen.
+
+    MODEL is a model folder; PATHS are good images or folders of them, from the line as it is
+    today. Network and detector stay as they are, and so does MODEL.
+
+    \b
+    cutswap-det recalibrate models/part line3/good/ --out recalibrated
+    """
+    from detector.describe import describe_recalibration
+    from detector.model_folder import find_model
+    from detector.recalibrate import recalibrate_model
+    from manifests.allocator import keep_freed_memory
+    from manifests.progress import Progress
+    from manifests.weights import resolve_device
+
+    keep_freed_memory()
+    done = recalibrate_model(
+        find_model(model),
+        paths,
+        out,
+        rate=false_alarm_rate,
+        device=resolve_device(device),
+        readers=jobs or os.cpu_count() or 1,
+        max_pixels=round(max_megapixels * 1e6),
+        overwrite=overwrite,
+        progress=Progress("score", "images", quiet=quiet),
+    )
+    common.report(
+        [done],
+        as_json=as_json,
+        words=describe_recalibration,
+        plain=lambda one: one.to_json(),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manifests.bounded_file import read_bounded
 from manifests.digest import bytes_digest
-from manifests.errors import ModelError
+from manifests.errors import ConfigError, ModelError
 
 MODEL = "model.json"
 MODEL_DIGEST = "model.sha256"
@@ -34,6 +34,24 @@ def find_models(path: str | PathLike[str]) -> list[Path]:
             hint="run cutswap-det fit",
         )
     return found
+
+
+def find_model(path: str | PathLike[str]) -> Path:
+    """The one model that a path means.
+
+    Raises:
+        ModelError: none, see `find_models`.
+        ConfigError: several.
+    """
+    found = find_models(path)
+    if len(found) > 1:
+        raise ConfigError(
+            "several models here",
+            path=path,
+            expected=f"one of {', '.join(folder.name for folder in found)}",
+            hint="give its folder",
+        )
+    return found[0]
 
 
 def read_record_bytes(folder: Path) -> bytes:

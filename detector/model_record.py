@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from detector.calibration import IMAGE, MAP_MAXIMUM, SOURCES
 from detector.config import FitConfig, with_later_fields
 from detector.model_folder import (
     MAX_JSON_BYTES,
@@ -26,9 +27,10 @@ from manifests.geometry import Geometry
 from manifests.shard_entry import is_count, is_digest, is_text_table
 from manifests.strict_json import dump_json, load_json
 
-MODEL_VERSION = 4
+MODEL_VERSION = 5
 EXTRACTOR = "extractor.safetensors"
 UNTUNED = "untuned.safetensors"
+CALIBRATION = "calibration.safetensors"
 
 # Where a model folder keeps what the detector learned.
 STATE_FILES: dict[str, str] = {
@@ -63,12 +65,14 @@ STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
         "classifier/*": ("F32", None),
     },
 }
-TENSOR_FILES = (EXTRACTOR, UNTUNED, *STATE_FILES.values())
+# Scores of good images, ascending; n is that of the thresholds.
+CALIBRATION_TENSORS = {IMAGE: ("F32", ("n",)), MAP_MAXIMUM: ("F32", ("n",))}
+TENSOR_FILES = (EXTRACTOR, UNTUNED, CALIBRATION, *STATE_FILES.values())
 
 _FIELDS = {
-    "attribution", "category", "config", "files", "geometry", "holds_pixels", "image_threshold",
-    "initial_digest", "licence", "model_version", "network_digest", "pixel_threshold",
-    "processes", "set_digest", "training_files", "versions",
+    "attribution", "calibrated_on", "category", "config", "files", "geometry", "holds_pixels",
+    "image_threshold", "initial_digest", "licence", "model_version", "network_digest",
+    "pixel_threshold", "processes", "set_digest", "training_files", "versions",
 }  # fmt: skip
 
 
@@ -79,6 +83,7 @@ class ModelRecord:
     Attributes:
         network_digest, initial_digest: of the extractor's weights, after and before training.
         set_digest: of the negative set it was fitted on.
+        calibrated_on: which good images the thresholds come from, a name in `calibration.SOURCES`.
         image_threshold, pixel_threshold: on raw scores; a score above it means "defect".
         training_files: SHA-256 of every training file, which `eval` leaves out.
         processes: how many fitted it together; more than one choose another bank than one.
@@ -93,6 +98,7 @@ class ModelRecord:
     network_digest: str
     initial_digest: str
     set_digest: str
+    calibrated_on: str
     image_threshold: Threshold
     pixel_threshold: Threshold
     training_files: frozenset[str]
@@ -155,6 +161,8 @@ class ModelRecord:
         _require(isinstance(plain["holds_pixels"], bool), "holds_pixels is not true or false")
         kept = any(dtype == "U8" for dtype, _ in state_tensors(config).values())
         _require(plain["holds_pixels"] == kept, "holds_pixels is not what the detector does")
+        source = plain["calibrated_on"]
+        _require(source in SOURCES, f"calibrated_on is not {', '.join(SOURCES)}")
         files = plain["files"]
         _require(is_text_table(files), "files is not a table of digests")
         _require(all(map(is_digest, files.values())), "files is not a table of digests")
@@ -170,6 +178,7 @@ class ModelRecord:
             network_digest=plain["network_digest"],
             initial_digest=plain["initial_digest"],
             set_digest=plain["set_digest"],
+            calibrated_on=source,
             image_threshold=_threshold(plain["image_threshold"], "image_threshold"),
             pixel_threshold=_threshold(plain["pixel_threshold"], "pixel_threshold"),
             training_files=frozenset(training),
@@ -192,7 +201,7 @@ def state_tensors(config: FitConfig) -> dict[str, tuple[str, tuple[str, ...] | N
 
 def file_names(config: FitConfig) -> set[str]:
     """The files of tensors that a model of this config consists of."""
-    names = {EXTRACTOR, STATE_FILES[config.detector]}
+    names = {EXTRACTOR, CALIBRATION, STATE_FILES[config.detector]}
     return names | {UNTUNED} if config.needs_untuned else names
 
 

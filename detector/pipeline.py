@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from detector.calibration import OTHERS
 from detector.checkpoint import remove_checkpoint
 from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
-from detector.fit_steps import fit_detector, make_detector, thresholds_of, train_network
+from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
 from detector.metrics import roc_curve
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
@@ -42,8 +43,8 @@ class FitSummary:
 
     `last_accuracy` and `last_loss` are of the last update's batch; None where nothing was trained
     now, or there is nothing of the kind.
-    `threshold_images` is how many good images the thresholds come from, all or those that training
-    left out (`hold_out`, their share), and `false_alarm_interval` between which rates good images
+    `threshold_images` is how many good images the thresholds come from, and `calibrated_on` which
+    ones (`calibration.SOURCES`); `false_alarm_interval` between which rates good images
     exceed the image threshold, see `Threshold.rate_interval`.
     `covering_radius` and `covering_mean` say how far training patches are from their nearest bank
     entry, `blocks` in how many blocks it was chosen: None where nothing was fitted, or no bank.
@@ -61,7 +62,7 @@ class FitSummary:
     image_threshold: float
     pixel_threshold: float
     threshold_images: int
-    hold_out: float
+    calibrated_on: str
     false_alarm_interval: tuple[float, float]
     covering_radius: float | None
     covering_mean: float | None
@@ -152,7 +153,8 @@ def fit_model(
         )
         if not processes.is_first:
             return None
-        image_threshold, pixel_threshold = thresholds_of(scores, negative_set, config)
+        calibration = calibration_of(scores, negative_set, config)
+        image_threshold, pixel_threshold = calibration.thresholds(config.false_alarm_rate)
         if config.detector in TRAINED_WITH and not config.train.hold_out:
             warnings.append(
                 f"{manifest.category}: thresholds come from images that training has seen; "
@@ -169,6 +171,7 @@ def fit_model(
             detector=detector,
             config=config,
             geometry=negative_set.geometry,
+            calibration=calibration,
             image_threshold=image_threshold,
             pixel_threshold=pixel_threshold,
             training_files=frozenset(manifest.training_files).union(training.files),
@@ -235,6 +238,12 @@ def _unchanged_or_refuse(
 ) -> FitSummary:
     model = load_model(folder)
     config = identity[0]
+    if model.calibration.source == OTHERS:
+        raise ModelError(
+            "already holds a recalibrated model",
+            path=folder,
+            hint="pass --overwrite to replace it, or another --out",
+        )
     if (model.config, model.set_digest, model.initial_digest) != identity:
         what = "options" if model.config != config else "set or weights"
         raise ModelError(
@@ -278,7 +287,7 @@ def _summary(
         image_threshold=model.image_threshold.value,
         pixel_threshold=model.pixel_threshold.value,
         threshold_images=model.image_threshold.n,
-        hold_out=model.config.train.hold_out,
+        calibrated_on=model.calibration.source,
         false_alarm_interval=model.image_threshold.rate_interval(),
         covering_radius=None if coverage is None else coverage.radius,
         covering_mean=None if coverage is None else coverage.mean,

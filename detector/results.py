@@ -58,7 +58,7 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
     good, bad = ~evaluation.labels, evaluation.labels
     notes = []
     if evaluation.excluded:
-        notes.append(f"{len(evaluation.excluded)} test images left out: they were trained on")
+        notes.append(f"{len(evaluation.excluded)} test images left out: the model has seen them")
     if evaluation.without_mask:
         shown = ", ".join(evaluation.without_mask[:4])
         more = len(evaluation.without_mask) - 4

@@ -19,11 +19,17 @@ from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image's verdict; `normalised` is the score over the image threshold."""
+    """One image's verdict.
+
+    Attributes:
+        normalised: the score over the image threshold.
+        p_value: how rare such a score is among good images, see `Calibration.p_values`.
+    """
 
     path: Path
     score: float
     normalised: float
+    p_value: float
     is_defect: bool
 
 
@@ -56,12 +62,16 @@ def score_images(
     )
     rows = []
     for batch, found in score_stream(model.detector, stream):
-        for loaded, score, canvas_map in zip(batch, found.image, found.map, strict=True):
+        rarities = model.calibration.p_values(found.image)
+        for loaded, score, rarity, canvas_map in zip(
+            batch, found.image, rarities, found.map, strict=True
+        ):
             rows.append(
                 ScoredImage(
                     path=loaded.path,
                     score=float(score),
                     normalised=float(score / model.image_threshold.value),
+                    p_value=float(rarity),
                     is_defect=bool(score > model.image_threshold.value),
                 )
             )

@@ -7,7 +7,14 @@ from os import PathLike
 from pathlib import Path
 
 from detector.model_folder import MODEL, digest_problems, read_record_bytes
-from detector.model_record import STATE_FILES, ModelRecord, parse_record, state_tensors
+from detector.model_record import (
+    CALIBRATION,
+    CALIBRATION_TENSORS,
+    STATE_FILES,
+    ModelRecord,
+    parse_record,
+    state_tensors,
+)
 from manifests.digest import bytes_digest, file_digest
 from manifests.errors import ModelError
 from manifests.tensor_header import TensorHeader, read_header
@@ -97,15 +104,20 @@ def _damage(path: Path, record: ModelRecord) -> Iterator[ModelError]:
     except ModelError as error:
         yield error
         return
-    if path.name == STATE_FILES[record.config.detector]:
-        yield from _misfit(path, tensors, record)
+    config = record.config
+    if path.name == STATE_FILES[config.detector]:
+        yield from _misfit(path, tensors, state_tensors(config), record)
+    if path.name == CALIBRATION:
+        yield from _misfit(path, tensors, CALIBRATION_TENSORS, record)
 
 
 def _misfit(
-    path: Path, tensors: Mapping[str, TensorHeader], record: ModelRecord
+    path: Path,
+    tensors: Mapping[str, TensorHeader],
+    wanted: Mapping[str, tuple[str, tuple[str, ...] | None]],
+    record: ModelRecord,
 ) -> Iterator[ModelError]:
-    """Where a detector's tensors are not those that the record speaks of."""
-    wanted = state_tensors(record.config)
+    """Where tensors are not those that the record speaks of."""
     owners = {name: _owner(name, wanted) for name in tensors}
     if set(owners.values()) != wanted.keys():
         yield ModelError(
@@ -116,7 +128,8 @@ def _misfit(
             hint=AGAIN,
         )
         return
-    sides: dict[str, int] = {}
+    # Both thresholds come from all of the scores.
+    sides: dict[str, int] = {"n": record.image_threshold.n}
     for name, owner in owners.items():
         dtype, letters = wanted[owner]
         shape = tensors[name].shape

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from conftest import invoke_det
 
+from detector.calibration import HELD_OUT, TRAINING
 from detector.cavga.batches import NormalBatches
 from detector.config import FitConfig
 from detector.dataset import TripletSampler
-from detector.fit_steps import thresholds_of
+from detector.fit_steps import calibration_of
 from detector.guided.training import _neighbours
 from detector.hold_out import held_out
 from detector.model import load_model
-from detector.threshold import fit_threshold
 from detector.train_config import TrainConfig
 from manifests.digest import bytes_digest
 from manifests.errors import ConfigError, ModelError
@@ -76,13 +76,13 @@ def test_what_is_left_out_guides_nobody(negative_set):
 
 def test_thresholds_come_from_what_was_left_out(negative_set):
     scores = np.arange(10.0), np.arange(10.0)[::-1]
-    config = FitConfig(train=TrainConfig(updates=1, hold_out=0.3), false_alarm_rate=0.5)
-    image, pixel = thresholds_of(scores, negative_set, config)
+    config = FitConfig(train=TrainConfig(updates=1, hold_out=0.3))
+    found = calibration_of(scores, negative_set, config)
     out = held_out(negative_set.normal_digests(), 0.3, 0)
-    assert image == fit_threshold(scores[0][out], 0.5) and image.n == 3
-    assert pixel == fit_threshold(scores[1][out], 0.5)
-    everyone = FitConfig(train=TrainConfig(updates=1), false_alarm_rate=0.5)
-    assert thresholds_of(scores, negative_set, everyone)[0].n == 10
+    assert found.source == HELD_OUT and found.image.tolist() == sorted(scores[0][out])
+    assert found.map_maximum.tolist() == sorted(scores[1][out])
+    everyone = calibration_of(scores, negative_set, FitConfig(train=TrainConfig(updates=1)))
+    assert (len(everyone), everyone.source) == (10, TRAINING)
 
 
 def test_a_share_that_means_nothing_is_refused():

@@ -37,7 +37,7 @@ def test_score_lines_agree_in_every_form(fitted, sample_data, category_name):
     threshold = load_model(model).image_threshold.value
     assert record["normalised"] == pytest.approx(record["score"] / threshold)
     assert record["verdict"] == ("defect" if record["score"] > threshold else "good")
-    assert as_csv[0] == "path,score,normalised,verdict" and len(as_csv) == len(table) == 2
+    assert as_csv[0] == "path,score,normalised,p_value,verdict" and len(as_csv) == len(table) == 2
     assert float(as_csv[1].split(",")[1]) == record["score"]
     assert record["verdict"] in table[1] and record["path"] in table[1]
 

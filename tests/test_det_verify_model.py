@@ -40,6 +40,10 @@ TENSORS = {
         "features": rng.random((7, 11), dtype=np.float32),
         "image_index": np.arange(7, dtype=np.int32),
     },
+    "calibration.safetensors": lambda rng: {
+        "image": np.sort(rng.random(9, dtype=np.float32)),
+        "map_maximum": np.sort(rng.random(9, dtype=np.float32)),
+    },
     "gaussian.safetensors": lambda rng: {
         "mean": rng.random(5),
         "precision": rng.random((5, 5)),
@@ -74,6 +78,7 @@ def write_model(folder: Path, **changes: object) -> str:
         network_digest=A,
         initial_digest=B,
         set_digest=C,
+        calibrated_on="training",
         image_threshold=Threshold(2.5, 9, 0.01, 0.1),
         pixel_threshold=Threshold(3.5, 9, 0.01, 0.1),
         training_files=frozenset(bytes_digest(bytes([n])) for n in range(9)),
@@ -197,12 +202,28 @@ def test_an_autoencoder_has_a_classifier_where_anomalies_were_known(tmp_path):
         assert (text == "") if expected is None else (expected in text), text
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"image": np.zeros(8, np.float32)}, "image has another type or shape"),
+        ({"image": np.zeros(9)}, "image has another type or shape"),
+        ({"map_maximum": np.zeros((9, 1), np.float32)}, "map_maximum has another type or shape"),
+        ({"more": np.zeros(9, np.float32)}, "other tensors"),
+    ],
+)
+def test_scores_that_are_none_are_found_by_their_header(folder, changes, expected):
+    tensors = TENSORS["calibration.safetensors"](np.random.default_rng(0))
+    forge(folder, "calibration.safetensors", save(tensors | changes))
+    assert expected in lines(verify_model(folder))
+
+
 def test_every_flipped_bit_is_found(folder):
-    """Single bits at 400 random places of all files, evenly among them."""
+    """Single bits at 500 random places of all files, evenly among them."""
     rng = np.random.default_rng(1)
     files = sorted(path for path in folder.iterdir())
     assert {path.name for path in files} == {
         "model.json", "model.sha256", "extractor.safetensors", "bank.safetensors",
+        "calibration.safetensors",
     }  # fmt: skip
     count = 0
     for path in files:
@@ -218,7 +239,7 @@ def test_every_flipped_bit_is_found(folder):
                 raise verify_model(folder)[0]
             count += 1
         path.write_bytes(good)
-    assert count == 400 and verify_model(folder) == []
+    assert count == 500 and verify_model(folder) == []
 
 
 def test_all_problems_are_listed_completeness_first(folder):
@@ -333,7 +354,9 @@ def test_a_header_of_a_million_tensors_is_not_parsed(folder):
         ({"processes": 0}, "processes is not 1 or more"),
         ({"processes": True}, "processes is not 1 or more"),
         ({"holds_pixels": 0}, "holds_pixels is not true or false"),
-        ({"files": {"extractor.safetensors": A}}, "files are not bank.safetensors, extractor"),
+        ({"calibrated_on": "tests"}, "calibrated_on is not training, held-out, others"),
+        ({"calibrated_on": ["training"]}, "calibrated_on is not training, held-out, others"),
+        ({"files": {"extractor.safetensors": A}}, "files are not bank.safetensors, calibration"),
         ({"files": {"extractor.safetensors": A, "../../x": A}}, "files are not"),
         ({"files": {"extractor.safetensors": A, "bank.safetensors": "x"}}, "table of digests"),
         ({"geometry": {"height": 1, "width": 80, "fit": "crop"}}, "malformed"),

@@ -250,26 +250,29 @@ def check_sha256sum(folder: Path) -> None:
 
 def save_small_model(folder: Path) -> None:
     """A model that can be saved and verified, though not loaded: its network is nobody's."""
+    import numpy as np
     import torch
 
+    from detector.calibration import TRAINING, Calibration
     from detector.config import FitConfig
     from detector.model import Model, save_model
-    from detector.threshold import Threshold
     from manifests.geometry import Geometry
     from reference.small_networks import make_network
 
     bank = {"features": torch.arange(12.0).reshape(4, 3), "image_index": torch.arange(4).int()}
-    threshold = Threshold(value=1.5, n=4, target_rate=0.2, achievable_rate=0.2)
+    calibration = Calibration.of(np.array([0.5, 1.0, 1.2, 1.5]), np.array([1, 2, 3, 4]), TRAINING)
+    image_threshold, pixel_threshold = calibration.thresholds(0.2)
     detector = SimpleNamespace(
         network=make_network(), untuned=None, holds_pixels=False, state=lambda: bank
     )
     model = Model(
         category=NAME,
         detector=detector,
-        config=FitConfig(),
+        config=FitConfig(false_alarm_rate=0.2),
         geometry=Geometry(),
-        image_threshold=threshold,
-        pixel_threshold=threshold,
+        calibration=calibration,
+        image_threshold=image_threshold,
+        pixel_threshold=pixel_threshold,
         training_files=frozenset(["0" * 64]),
         set_digest="1" * 64,
         initial_digest="2" * 64,
