@@ -57,7 +57,7 @@ _LATER: dict[str, object] = {
     "latent_channels": 32,
     "latent_stage": 4,
     "expansion": 0.01,
-    "normaliser": "sigmoid",
+    "normaliser": "ratio",
     "weak": False,
     "anomalous": None,
 }
@@ -126,7 +126,7 @@ class FitConfig:
     latent_channels: int = 32
     latent_stage: int = 4
     expansion: float = 0.01
-    normaliser: str = "sigmoid"
+    normaliser: str = "ratio"
     weak: bool = False
     anomalous: str | None = None
     sigma_px: float = 4.0

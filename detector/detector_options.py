@@ -90,7 +90,7 @@ CAVGA = (
     click.option(
         "--normaliser",
         type=click.Choice(NORMALISERS),
-        default="sigmoid",
+        default="ratio",
         show_default=True,
         help="How evidence becomes CAVGA's attention.",
     ),

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict] = {
         "projection_dim": 128,
         "width": 64,
         "window": 21,
+        "normaliser": "sigmoid",
     },
 }
 

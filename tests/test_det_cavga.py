@@ -320,7 +320,7 @@ def test_maps_are_one_minus_attention(is_weak):
         score = networks.classifier(mean)[number, 0] if is_weak else mean[number].mean()
         (gradient,) = torch.autograd.grad(score, features, retain_graph=True)
         evidence = (gradient[number].sum((1, 2), keepdim=True) * features[number]).sum(0)
-        expected = 1.0 - attention(evidence[None], "sigmoid", size=(32, 48))[0]
+        expected = 1.0 - attention(evidence[None], "ratio", size=(32, 48))[0]
         np.testing.assert_allclose(
             found.map[number], expected.detach().numpy(), rtol=1e-3, atol=1e-5
         )
@@ -331,7 +331,7 @@ def test_the_command_from_end_to_end(built, sample_data, category_name, tmp_path
     size = ["--detector", "cavga", "--updates", 2, "--batch", 2, "--width", 4]
     for name, options in (
         ("plain", ["--latent", "flat", "--latent-channels", 5]),
-        ("weak", ["--weak", "--negatives", "swap", "--normaliser", "ratio"]),
+        ("weak", ["--weak", "--negatives", "swap", "--normaliser", "sigmoid"]),
         ("known", ["--anomalous", test / "scratch", "--latent-stage", 3]),
     ):
         out = tmp_path / name

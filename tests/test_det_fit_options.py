@@ -80,7 +80,7 @@ DETECTOR_OPTIONS = {
         "--latent-channels": (9, ("latent_channels", 9)),
         "--latent-stage": (3, ("latent_stage", 3)),
         "--expansion": (0.5, ("expansion", 0.5)),
-        "--normaliser": ("ratio", ("normaliser", "ratio")),
+        "--normaliser": ("sigmoid", ("normaliser", "sigmoid")),
         "--weak": (None, ("weak", True)),
         "--width": (8, ("width", 8)),
         "--batch": (2, ("train", "batch", 2)),

@@ -33,7 +33,7 @@ class CavgaConfig:
     latent: str = "spatial"
     latent_channels: int = 32
     latent_stage: int = 4
-    normaliser: str = "sigmoid"
+    normaliser: str = "ratio"
     width: int | None = None
     weak: bool = False
     anomalous: str | None = None
