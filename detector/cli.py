@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, recalibrate, compare."""
+"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, recalibrate, compare, export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from detector import model_commands, study_commands
+from detector import export_commands, model_commands, study_commands
 from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from manifests import command_line as common
 from manifests import hdf5_plugins
@@ -20,6 +20,7 @@ _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
     "Judge": ("score", "eval", "recalibrate", "compare"),
+    "Hand on": ("export",),
 }
 
 
@@ -274,6 +275,7 @@ for _command in (
     model_commands.verify,
     model_commands.recalibrate,
     study_commands.compare,
+    export_commands.export,
 ):
     main.add_command(_command)
 

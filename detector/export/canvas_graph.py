@@ -119,7 +119,7 @@ def _axis_cells(
     inside = (floors >= start) & (floors < start + length)
     away = (torch.from_numpy(centres).float() - (start + length / 2.0)).abs()
     nearest = away.argmin(1, keepdim=True) == torch.arange(cells)
-    return torch.where(inside.any(1, keepdim=True), inside, nearest)
+    return inside | (nearest & ~inside.any(1, keepdim=True))
 
 
 def _inside(start: torch.Tensor, length: torch.Tensor, pixels: int) -> torch.Tensor:

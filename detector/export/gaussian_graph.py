@@ -27,7 +27,10 @@ class GaussianGraph(nn.Module):
         distribution = detector.distribution.to("cpu")
         factor = torch.linalg.cholesky(distribution.precision)
         self.register_buffer("mean", distribution.mean.float())
+        # Twice: OpenVINO 2026.4 takes one for the other where a constant is used with and without
+        # being transposed.
         self.register_buffer("factor", factor.float())
+        self.register_buffer("turned", factor.T.float().contiguous())
         blank = torch.zeros((1, *self.canvas, 3), dtype=torch.uint8)
         with torch.no_grad():
             self.grid = tuple(self.cells(blank).shape[1:3])
@@ -45,6 +48,6 @@ class GaussianGraph(nn.Module):
             offsets = offsets * shown[..., None]
             delta = offsets.sum((1, 2)) / shown.sum((1, 2))[:, None]
         whitened = delta @ self.factor  # (B, D)
-        direction = whitened @ self.factor.T
-        parts = (offsets * direction[:, None, None, :]).sum(3)
+        direction = whitened @ self.turned
+        parts = (offsets.flatten(1, 2) @ direction[:, :, None]).view(-1, *self.grid)
         return whitened.square().sum(1).sqrt(), self.map(parts.clamp(min=0.0), canvas_box)

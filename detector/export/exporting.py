@@ -1,0 +1,220 @@
+"""A model as a file for other runtimes: traced, written, compared, and only then kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from detector.export.agreement import TOLERANCE, Agreement, check_agreement
+from detector.export.description import graph_description, weights_description
+from detector.export.packages import need_packages
+from detector.model import Model, load_model
+from detector.model_folder import MODEL
+from manifests.atomic import output_error, sync_folder
+from manifests.digest import file_digest
+from manifests.errors import ConfigError, OutputError
+from manifests.strict_json import dump_json
+
+# Format -> suffixes of its files, the one to be named first.
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "torch-export": (".pt2",),
+    "openvino": (".xml", ".bin"),
+    "timm": (".safetensors",),
+}
+# What has to be installed. ONNX Runtime reads what was written; OpenVINO converts an ONNX model.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "torch-export": (),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "timm": (),
+}
+DESCRIPTION = ".json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: the file.
+        files: all of them, the description last.
+        agreement: with the model; None for weights, which are the model's own.
+    """
+
+    path: Path
+    to: str
+    files: tuple[Path, ...]
+    model_digest: str
+    agreement: Agreement | None
+
+    def to_json(self) -> dict:
+        """Plain JSON types."""
+        return {
+            "path": str(self.path),
+            "to": self.to,
+            "files": [str(path) for path in self.files],
+            "bytes": sum(path.stat().st_size for path in self.files),
+            "model_digest": self.model_digest,
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+        }
+
+
+def export_model(
+    model_folder: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    to: str,
+    batch: int = 1,
+    photos: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> Exported:
+    """Writes a model as one file (OpenVINO: a pair) with a description beside it.
+
+    The file is written to a folder of its own first, read back, and compared with the model on an
+    image. What agrees is moved to its place; the description comes last and carries the digests of
+    the files, so that a file without one is not a whole export.
+
+    Args:
+        out: the file, with the suffix of the format.
+        to: a name in `SUFFIXES`.
+        batch: images of one run of a graph.
+        photos: images to compare on; none, a made-up picture.
+        overwrite: replace files of these names.
+
+    Raises:
+        ConfigError: an unknown format, another suffix, a missing package, or a model that cannot
+            be had in this format.
+        ModelError: the model is missing or damaged.
+        OutputError: files in the way, files that cannot be written, or a graph that does not
+            agree with the model.
+
+    Source: ours.
+    """
+    out = Path(out)
+    _check_name(out, to)
+    files = (*(out.with_suffix(suffix) for suffix in SUFFIXES[to]), out.with_suffix(DESCRIPTION))
+    _need_room(files, overwrite=overwrite)
+    packages = need_packages(PACKAGES[to], to=to)
+    model = load_model(model_folder)
+    digest = file_digest(Path(model_folder) / MODEL)
+    with _own_folder(out) as folder:
+        written = folder / out.name
+        agreement = None
+        if to == "timm":
+            description = _write_weights(model, written, digest, packages)
+        else:
+            description = graph_description(
+                model, model_digest=digest, batch=batch, packages=packages
+            )
+            run = _write_graph(model, written, to, description, batch)
+            agreement = check_agreement(model, run, path=out, batch=batch, photos=photos)
+            description["agreement"] = agreement.to_json() | {"tolerance": TOLERANCE}
+        description["to"] = to
+        description["files"] = {
+            path.name: file_digest(folder / path.name) for path in files[:-1]
+        }
+        (folder / files[-1].name).write_bytes(dump_json(description, indent=1))
+        _need_room(files, overwrite=overwrite)
+        _put_in_place(folder, files)
+    return Exported(out, to, files, digest, agreement)
+
+
+def _write_weights(model: Model, path: Path, digest: str, packages: dict[str, str]) -> dict:
+    from detector.export.timm_file import check_state, state_bytes
+
+    description = weights_description(model, model_digest=digest, packages=packages)
+    path.write_bytes(state_bytes(model))
+    difference = check_state(path, model, description["timm"]["architecture"])
+    if not difference <= TOLERANCE:
+        raise OutputError(
+            "timm's network does not say what the model's says, and the file was not kept",
+            path=path.name,
+            expected=f"a difference of at most {TOLERANCE:g}",
+            got=f"{difference:.3g}",
+        )
+    return description
+
+
+def _write_graph(model: Model, path: Path, to: str, description: dict, batch: int):
+    """Writes the file; returns what runs it."""
+    from detector.export.graphs import trace_graph
+
+    program = trace_graph(model, batch=batch)
+    if to == "torch-export":
+        from detector.export import torch_file
+
+        path.write_bytes(torch_file.archive_bytes(program, description))
+        return lambda inputs: torch_file.run_archive(path, inputs, description)
+    from detector.export import onnx_file
+
+    onnx = onnx_file.onnx_bytes(program, description)
+    if to == "onnx":
+        path.write_bytes(onnx)
+        return lambda inputs: onnx_file.run_onnx(path, inputs, description)
+    from detector.export import openvino_file
+
+    openvino_file.write_openvino(onnx, path, description)
+    return lambda inputs: openvino_file.run_openvino(path, inputs, description)
+
+
+def _check_name(out: Path, to: str) -> None:
+    if to not in SUFFIXES:
+        raise ConfigError(f"unknown format {to!r}", expected=", ".join(SUFFIXES))
+    if out.suffix != SUFFIXES[to][0]:
+        raise ConfigError(
+            f"--out of --to {to} is a file",
+            path=out,
+            expected=f"a name that ends with {SUFFIXES[to][0]}",
+            got=out.suffix or "no suffix",
+        )
+
+
+def _need_room(files: Sequence[Path], *, overwrite: bool) -> None:
+    for path in files:
+        if path.is_dir():
+            raise OutputError("is a folder", path=path, hint="pass another --out")
+        if path.exists() and not overwrite:
+            raise OutputError(
+                "is there already", path=path, hint="pass --overwrite, or another --out"
+            )
+
+
+@contextmanager
+def _own_folder(out: Path):
+    """A folder beside `out` for files that are not yet to be seen; it is gone afterwards."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.tmp-", dir=out.parent))
+    except OSError as error:
+        raise output_error(out, error) from error
+    try:
+        yield folder
+    except OSError as error:
+        raise output_error(out, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, files: Sequence[Path]) -> None:
+    """Moves the files where they belong, the description last.
+
+    Of what they replace, the description goes first: at no moment does one lie beside files that
+    are not its own, nor an .xml beside another's .bin.
+    """
+    for path in files:
+        with open(folder / path.name, "rb+") as file:
+            os.fsync(file.fileno())
+    *own, description = files
+    description.unlink(missing_ok=True)
+    if len(own) > 1:
+        own[0].unlink(missing_ok=True)
+    for path in (*reversed(own), description):
+        os.replace(folder / path.name, path)
+    sync_folder(description.parent)
