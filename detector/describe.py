@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 from detector.calibration import HELD_OUT, OTHERS, TRAINING
 from manifests.durations import duration
-from manifests.terminal import counted
 
 if TYPE_CHECKING:
-    from detector.export.exporting import Exported
     from detector.model_record import ModelRecord
     from detector.pipeline import FitSummary
     from detector.recalibrate import Recalibrated
@@ -63,19 +61,6 @@ def describe_recalibration(done: Recalibrated) -> list[str]:
         f"{_false_alarms(done.after.rate_interval())}",
         f"  model digest {done.model_digest}",
     ]
-
-
-def describe_export(done: Exported) -> list[str]:
-    """What was written, and how well it agrees with the model."""
-    held = sum(path.stat().st_size for path in done.files)
-    lines = [f"{done.path}: {done.to}, {held / 1e6:.1f} MB, described in {done.files[-1].name}"]
-    if done.agreement is not None:
-        one = done.agreement
-        lines.append(
-            f"  compared on {counted(one.images, 'image')}: scores differ by at most "
-            f"{one.score:.1g} of the score, maps by {one.map:.1g} of their largest value"
-        )
-    return [*lines, f"  model digest {done.model_digest}"]
 
 
 def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:

@@ -55,7 +55,6 @@ def export(model: Path, to, out: Path, batch, photos, overwrite, as_json: bool) 
     cutswap-det export models/part --to openvino --out part.xml --check photos/
     cutswap-det export models/part --to timm --out extractor.safetensors
     """
-    from detector.describe import describe_export
     from detector.export.exporting import Exported, export_model
     from detector.model_folder import find_model
     from manifests.images import list_images
@@ -68,4 +67,4 @@ def export(model: Path, to, out: Path, batch, photos, overwrite, as_json: bool) 
         photos=list_images(photos) if photos else (),
         overwrite=overwrite,
     )
-    common.report([done], as_json=as_json, words=describe_export, plain=Exported.to_json)
+    common.report([done], as_json=as_json, words=Exported.in_words, plain=Exported.to_json)

@@ -31,9 +31,7 @@ class StageReader:
     Source: ours.
     """
 
-    def __init__(
-        self, module: nn.Module, names: Sequence[str], *, ends_early: bool = True
-    ) -> None:
+    def __init__(self, module: nn.Module, names: Sequence[str], *, ends_early: bool = True) -> None:
         shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         self.module = copy.deepcopy(module, shared)
         self._names = tuple(names)

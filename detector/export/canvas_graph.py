@@ -109,9 +109,7 @@ class MapGraph(nn.Module):
         return (blur @ upsample) * inside[:, :, None]
 
 
-def _axis_cells(
-    start: torch.Tensor, length: torch.Tensor, cells: int, pixels: int
-) -> torch.Tensor:
+def _axis_cells(start: torch.Tensor, length: torch.Tensor, cells: int, pixels: int) -> torch.Tensor:
     """(B, cells) bool; starts and lengths are (B, 1) int64."""
     centres = (np.arange(cells) + 0.5) * (pixels / cells)
     # Boxes are whole pixels: comparing whole numbers asks the same, in any runtime's arithmetic.

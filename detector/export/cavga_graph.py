@@ -79,9 +79,6 @@ def _by_hidden(networks: object, shape: tuple[int, int, int]) -> torch.Tensor:
         # Everything from here on is linear: the gradient is the same at any point.
         hidden = torch.zeros((1, *shape), requires_grad=True)
         mean = head.mean(hidden if isinstance(head, LatentHead) else hidden.flatten(1))
-        if classifier is None:
-            scalar = mean.flatten(1).mean()
-        else:
-            scalar = classifier(mean)[0, NORMAL]
+        scalar = mean.mean() if classifier is None else classifier(mean)[0, NORMAL]
         (gradient,) = torch.autograd.grad(scalar, hidden)
     return gradient.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -18,8 +18,9 @@ from detector.model import Model, load_model
 from detector.model_folder import MODEL
 from manifests.atomic import output_error, sync_folder
 from manifests.digest import file_digest
-from manifests.errors import ConfigError, OutputError
+from manifests.errors import ConfigError, CutswapError, OutputError
 from manifests.strict_json import dump_json
+from manifests.terminal import counted
 
 # Format -> suffixes of its files, the one to be named first.
 SUFFIXES: dict[str, tuple[str, ...]] = {
@@ -65,6 +66,18 @@ class Exported:
             "agreement": None if self.agreement is None else self.agreement.to_json(),
         }
 
+    def in_words(self) -> list[str]:
+        """What was written, and how well it agrees with the model."""
+        held = sum(path.stat().st_size for path in self.files) / 1e6
+        lines = [f"{self.path}: {self.to}, {held:.1f} MB, described in {self.files[-1].name}"]
+        if self.agreement is not None:
+            one = self.agreement
+            lines.append(
+                f"  compared on {counted(one.images, 'image')}: scores differ by at most "
+                f"{one.score:.1g} of the score, maps by {one.map:.1g} of their largest value"
+            )
+        return [*lines, f"  model digest {self.model_digest}"]
+
 
 def export_model(
     model_folder: str | PathLike[str],
@@ -99,7 +112,8 @@ def export_model(
     """
     out = Path(out)
     _check_name(out, to)
-    files = (*(out.with_suffix(suffix) for suffix in SUFFIXES[to]), out.with_suffix(DESCRIPTION))
+    own = tuple(out.with_suffix(suffix) for suffix in SUFFIXES[to])
+    files = (*own, out.with_name(out.name + DESCRIPTION))
     _need_room(files, overwrite=overwrite)
     packages = need_packages(PACKAGES[to], to=to)
     model = load_model(model_folder)
@@ -113,13 +127,12 @@ def export_model(
             description = graph_description(
                 model, model_digest=digest, batch=batch, packages=packages
             )
-            run = _write_graph(model, written, to, description, batch)
-            agreement = check_agreement(model, run, path=out, batch=batch, photos=photos)
+            with _other_errors(model, out, to):
+                run = _write_graph(model, written, to, description, batch)
+                agreement = check_agreement(model, run, path=out, batch=batch, photos=photos)
             description["agreement"] = agreement.to_json() | {"tolerance": TOLERANCE}
         description["to"] = to
-        description["files"] = {
-            path.name: file_digest(folder / path.name) for path in files[:-1]
-        }
+        description["files"] = {path.name: file_digest(folder / path.name) for path in files[:-1]}
         (folder / files[-1].name).write_bytes(dump_json(description, indent=1))
         _need_room(files, overwrite=overwrite)
         _put_in_place(folder, files)
@@ -146,7 +159,7 @@ def _write_graph(model: Model, path: Path, to: str, description: dict, batch: in
     """Writes the file; returns what runs it."""
     from detector.export.graphs import trace_graph
 
-    program = trace_graph(model, batch=batch)
+    program = trace_graph(model.config.detector, model.detector, batch=batch)
     if to == "torch-export":
         from detector.export import torch_file
 
@@ -162,6 +175,23 @@ def _write_graph(model: Model, path: Path, to: str, description: dict, batch: in
 
     openvino_file.write_openvino(onnx, path, description)
     return lambda inputs: openvino_file.run_openvino(path, inputs, description)
+
+
+@contextmanager
+def _other_errors(model: Model, out: Path, to: str) -> Iterator[None]:
+    """What a tracer or a runtime raises is its own, of any type, and pages long: told in a line."""
+    try:
+        yield
+    except (CutswapError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise OutputError(
+            f"--to {to} failed on network {model.config.network}",
+            path=out,
+            got=f"{type(error).__name__}: {lines[0][:200]}",
+            hint="try another format, or fit with another --network",
+        ) from error
 
 
 def _check_name(out: Path, to: str) -> None:
@@ -187,7 +217,7 @@ def _need_room(files: Sequence[Path], *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _own_folder(out: Path):
+def _own_folder(out: Path) -> Iterator[Path]:
     """A folder beside `out` for files that are not yet to be seen; it is gone afterwards."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from detector.detectors import Detector
 from detector.export.canvas_graph import takes_box
 from detector.export.cavga_graph import CavgaGraph
 from detector.export.gaussian_graph import GaussianGraph
 from detector.export.guided_graph import GuidedGraph
 from detector.export.patchcore_graph import PatchCoreGraph
-from detector.model import Model
 from manifests.errors import ConfigError
 
 GRAPHS: dict[str, Callable[..., nn.Module]] = {
@@ -23,11 +23,12 @@ GRAPHS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def trace_graph(model: Model, *, batch: int) -> torch.export.ExportedProgram:
-    """A model's whole scoring as one graph of plain operations.
+def trace_graph(kind: str, detector: Detector, *, batch: int) -> torch.export.ExportedProgram:
+    """A detector's whole scoring as one graph of plain operations.
 
     Args:
-        model: loaded for the CPU.
+        kind: its name in `DETECTORS`.
+        detector: fitted, on the CPU.
         batch: images of one run, fixed.
 
     Returns:
@@ -35,24 +36,24 @@ def trace_graph(model: Model, *, batch: int) -> torch.export.ExportedProgram:
         -> scores (B,) and maps (B, H, W), float32.
 
     Raises:
-        ConfigError: a batch out of range, or a model that computes in bf16.
+        ConfigError: a batch out of range, or a detector that computes in bf16.
 
     Source: ours.
     """
     if batch < 1:
         raise ConfigError("batch out of range", expected="at least 1", got=batch)
-    if model.config.precision != "fp32":
+    if detector.config.precision != "fp32":
         raise ConfigError(
             "only models that compute in fp32 can be exported as a graph",
-            got=model.config.precision,
+            got=detector.config.precision,
             hint="fit again with --precision fp32",
         )
-    geometry = model.geometry
+    geometry = detector.geometry
     canvas = (geometry.height, geometry.width)
     inputs = [torch.zeros((batch, *canvas, 3), dtype=torch.uint8)]
     if takes_box(geometry):
         inputs.append(torch.tensor([[0, 0, *canvas]]).repeat(batch, 1))
-    graph = GRAPHS[model.config.detector](model.detector).eval().requires_grad_(False)
+    graph = GRAPHS[kind](detector).eval().requires_grad_(False)
     with torch.no_grad():
         return _without_notes(torch.export.export(graph, tuple(inputs), strict=False))
 

@@ -47,7 +47,12 @@ def onnx_bytes(program: torch.export.ExportedProgram, description: dict) -> byte
         )
         proto = made.model_proto
     # The exporter notes where in our code each node comes from, with this machine's paths.
-    for node in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+    for node in (
+        *proto.graph.node,
+        *proto.graph.input,
+        *proto.graph.output,
+        *proto.graph.value_info,
+    ):
         del node.metadata_props[:]
         node.doc_string = ""
     for function in proto.functions:
