@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from detector.export.agreement import TOLERANCE, Agreement, check_agreement
+from detector.export.agreement import TOLERANCE, Agreement, Run, check_agreement
 from detector.export.description import graph_description, weights_description
 from detector.export.packages import need_packages
 from detector.model import Model, load_model
@@ -155,7 +155,7 @@ def _write_weights(model: Model, path: Path, digest: str, packages: dict[str, st
     return description
 
 
-def _write_graph(model: Model, path: Path, to: str, description: dict, batch: int):
+def _write_graph(model: Model, path: Path, to: str, description: dict, batch: int) -> Run:
     """Writes the file; returns what runs it."""
     from detector.export.graphs import trace_graph
 
@@ -164,17 +164,17 @@ def _write_graph(model: Model, path: Path, to: str, description: dict, batch: in
         from detector.export import torch_file
 
         path.write_bytes(torch_file.archive_bytes(program, description))
-        return lambda inputs: torch_file.run_archive(path, inputs, description)
+        return torch_file.open_archive(path)
     from detector.export import onnx_file
 
     onnx = onnx_file.onnx_bytes(program, description)
     if to == "onnx":
         path.write_bytes(onnx)
-        return lambda inputs: onnx_file.run_onnx(path, inputs, description)
+        return onnx_file.open_onnx(path, description)
     from detector.export import openvino_file
 
     openvino_file.write_openvino(onnx, path, description)
-    return lambda inputs: openvino_file.run_openvino(path, inputs, description)
+    return openvino_file.open_openvino(path, description)
 
 
 @contextmanager

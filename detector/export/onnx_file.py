@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from detector.export.agreement import Run
 from detector.export.description import KEY, MAP, SCORE, description_text, input_names
 from manifests.errors import ConfigError
 
@@ -65,15 +65,15 @@ def onnx_bytes(program: torch.export.ExportedProgram, description: dict) -> byte
     return proto.SerializeToString(deterministic=True)
 
 
-def run_onnx(path: Path, inputs: list[np.ndarray], description: dict) -> list[np.ndarray]:
-    """Scores and maps of one batch, by ONNX Runtime on the CPU."""
+def open_onnx(path: Path, description: dict) -> Run:
+    """What scores batches, by ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = dict(zip(input_names(description), inputs, strict=True))
-    return session.run([SCORE, MAP], feed)
+    names = input_names(description)
+    return lambda inputs: session.run([SCORE, MAP], dict(zip(names, inputs, strict=True)))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detector.export.agreement import Run
 from detector.export.description import KEY, description_text, input_names
 
 
@@ -23,11 +24,16 @@ def write_openvino(onnx: bytes, path: Path, description: dict) -> None:
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def run_openvino(path: Path, inputs: list[np.ndarray], description: dict) -> list[np.ndarray]:
-    """Scores and maps of one batch, by OpenVINO on the CPU in float32."""
+def open_openvino(path: Path, description: dict) -> Run:
+    """What scores batches, by OpenVINO on the CPU in float32."""
     import openvino
 
     # Where a processor has bfloat16, OpenVINO would compute in it by itself.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = compiled(dict(zip(input_names(description), inputs, strict=True)))
-    return [np.array(found[index]) for index in range(2)]
+    names = input_names(description)
+
+    def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        found = compiled(dict(zip(names, inputs, strict=True)))
+        return [np.array(found[index]) for index in range(2)]
+
+    return run

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from detector.export.agreement import Run
 from detector.export.description import KEY, description_text
 from detector.export.graphs import pruned
 
@@ -23,12 +24,15 @@ def archive_bytes(program: torch.export.ExportedProgram, description: dict) -> b
     return buffer.getvalue()
 
 
-def run_archive(path: Path, inputs: list[np.ndarray], _description: dict) -> list[np.ndarray]:
-    """Scores and maps of one batch, by torch on the CPU.
+def open_archive(path: Path) -> Run:
+    """What scores batches, by torch on the CPU.
 
     For an archive of our own: `torch.export.load` unpickles where a file asks for it.
     """
-    program = torch.export.load(path)
-    with torch.no_grad():
-        found = program.module()(*map(torch.from_numpy, inputs))
-    return [one.numpy() for one in found]
+    module = torch.export.load(path).module()
+
+    def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [one.numpy() for one in module(*map(torch.from_numpy, inputs))]
+
+    return run
