@@ -42,7 +42,7 @@ def shaken(networks) -> dict[str, torch.Tensor]:
     """What training would leave, without training: no weight is 0, so that every part counts."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: one + 0.1 * torch.rand(one.shape, generator=generator)
+        name: one + 0.02 * torch.randn(one.shape, generator=generator)
         for name, one in networks.learned().items()
     }
 
@@ -134,11 +134,11 @@ def described(detector, batch: int) -> dict:
 @pytest.mark.parametrize(
     ("case", "fit"),
     [
-        ("patchcore-reweight", "letterbox"),
+        ("patchcore", "stretch"),
         *(
             pytest.param(case, fit, marks=pytest.mark.slow)
             for case, fit in [
-                ("patchcore", "stretch"),
+                ("patchcore-reweight", "letterbox"),
                 ("gaussian", "stretch"),
                 ("gaussian", "letterbox"),
                 ("guided", "stretch"),

@@ -131,7 +131,6 @@ def export_model(
                 run = _write_graph(model, written, to, description, batch)
                 agreement = check_agreement(model, run, path=out, batch=batch, photos=photos)
             description["agreement"] = agreement.to_json() | {"tolerance": TOLERANCE}
-        description["to"] = to
         description["files"] = {path.name: file_digest(folder / path.name) for path in files[:-1]}
         (folder / files[-1].name).write_bytes(dump_json(description, indent=1))
         _need_room(files, overwrite=overwrite)
