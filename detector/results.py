@@ -70,7 +70,7 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
     if evaluation.cropped:
         worst = max(evaluation.cropped, key=lambda item: item[1])
         notes.append(
-            f"the {_what_cuts(model.geometry)} leaves out defect area in "
+            f"the {_what_cuts(model.geometry)} cuts off defect area in "
             f"{len(evaluation.cropped)} images, at worst "
             f"{100 * worst[1]:.0f} % ({worst[0]})"
         )

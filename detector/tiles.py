@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from manifests.errors import ConfigError
-from manifests.geometry import MAX_CANVAS_PX, Geometry
+
+if TYPE_CHECKING:
+    from manifests.geometry import Geometry
 
 STEP_PX = 32
 """Tiles start at multiples of this: the coarsest cells of a tile are then cells of the canvas."""
-MIN_TILE_PX = 192
+MIN_TILE_PX, MAX_TILE_PX = 192, 4096
 SHARED_FRAC = 0.25
 MIN_SHARED_PX = 96
 """Neighbours share a quarter of a tile, and at least so much: what a tile's edge hides reaches that
@@ -18,11 +22,11 @@ def check_tile(tile_px: int | None) -> None:
     """Raises ConfigError unless this is a side of a tile, or None for none."""
     if tile_px is None:
         return
-    is_side = type(tile_px) is int and MIN_TILE_PX <= tile_px <= MAX_CANVAS_PX
+    is_side = type(tile_px) is int and MIN_TILE_PX <= tile_px <= MAX_TILE_PX
     if not is_side or tile_px % STEP_PX:
         raise ConfigError(
             "--tile cannot be used",
-            expected=f"a multiple of {STEP_PX} from {MIN_TILE_PX} to {MAX_CANVAS_PX} px",
+            expected=f"a multiple of {STEP_PX} from {MIN_TILE_PX} to {MAX_TILE_PX} px",
             got=tile_px,
         )
 
