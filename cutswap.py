@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from manifests.datasets import open_data
     from manifests.recipe import read_recipe, write_recipe
     from manifests.remote import pull_set, push_set
+    from manifests.roi import read_roi
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ _LAZY = {
     "pull_set": "manifests.remote",
     "push_set": "manifests.remote",
     "read_recipe": "manifests.recipe",
+    "read_roi": "manifests.roi",
     "replay_set": "generator.replay",
     "score_images": "detector.scoring",
     "subset_set": "generator.subset",
@@ -96,6 +98,7 @@ __all__ = [
     "push_set",
     "read_image",
     "read_recipe",
+    "read_roi",
     "replay_set",
     "restore_map",
     "restore_mask",
