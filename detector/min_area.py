@@ -49,7 +49,7 @@ class MinArea:
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        return f"{self.amount}%" if self.is_percent else f"{self.amount} px"
+        return f"{self.amount:f}{'%' if self.is_percent else ' px'}"
 
     def __bool__(self) -> bool:
         """Whether it asks for anything."""
