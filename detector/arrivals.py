@@ -22,8 +22,10 @@ PATIENCE_S = 10.0
 SHORTEST_LOOK_S = 0.1
 """Time between two looks at the folder, unless a look takes long."""
 
-# A look at 100,000 files takes a third of a second. Nine tenths of the time are left to others.
-_REST = 9.0
+# A look at 100,000 files takes a third of a second of the processor: it rests for nine times that,
+# so that an idle watch needs a tenth of a core at most. A server far away takes its time without
+# needing the processor, and is left alone for as long again.
+_REST_OF_CPU, _REST = 9.0, 1.0
 _LOST_S = 1.0
 
 Version = tuple[int, int, int, int]
@@ -62,6 +64,7 @@ class Arrivals:
         patience_s: one that cannot be read is given up when it has not changed for so long.
         is_old_wanted: whether the files of the first look count.
         clock: seconds, ascending.
+        cpu_clock: seconds that this thread has had of the processor.
         on_note: takes what an operator should know, a line each.
     """
 
@@ -70,6 +73,7 @@ class Arrivals:
     patience_s: float = PATIENCE_S
     is_old_wanted: bool = True
     clock: Callable[[], float] = time.monotonic
+    cpu_clock: Callable[[], float] = time.thread_time
     on_note: Callable[[str], None] = lambda line: None
     _judged: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
     _waiting: dict[str, Arrival] = field(default_factory=dict, init=False)
@@ -152,7 +156,7 @@ class Arrivals:
         return len(self._judged) + len(self._waiting)
 
     def _look_at_folder(self) -> None:
-        began = self.clock()
+        began, cpu_began = self.clock(), self.cpu_clock()
         try:
             with os.scandir(self.folder) as entries:
                 listed = [entry for entry in entries if _is_image_name(entry.name)]
@@ -185,7 +189,8 @@ class Arrivals:
         self._judged, self._waiting = judged, waiting
         self._has_looked = True
         now = self.clock()
-        self._next_look = now + max(SHORTEST_LOOK_S, _REST * (now - began))
+        rest = max(_REST * (now - began), _REST_OF_CPU * (self.cpu_clock() - cpu_began))
+        self._next_look = now + max(SHORTEST_LOOK_S, rest)
 
     def _lose(self, error: OSError) -> None:
         if not self._has_looked:
