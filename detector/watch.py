@@ -84,9 +84,11 @@ class Watch:
             files, readers=self.readers, max_pixels=self.max_pixels, skip_bad=True
         )
         recorded = RecordedModel.of(self.scorer.model, self.scorer.model_digest)
+        bad = set(range(len(taken)))
         with contextlib.closing(self.scorer.score(stream, names)) as batches:
             for batch in batches:
                 for place, row in batch:
+                    bad.discard(place)
                     if not self.arrivals.judged(taken[place]):
                         continue
                     self.output.write(_timed(image_record(row, recorded)))
@@ -94,11 +96,9 @@ class Watch:
                     self.done.defects += row.is_defect
                     if stop.is_set:
                         return
-        by_path = dict(zip(map(str, files), taken, strict=True))
-        for error in stream.errors:
-            arrival = by_path[error.path or ""]
-            if self.arrivals.failed(arrival):
-                self._give_up(arrival, error, recorded)
+        for place, error in zip(sorted(bad), stream.errors, strict=True):
+            if self.arrivals.failed(taken[place]):
+                self._give_up(taken[place], error, recorded)
 
     def _give_up(self, arrival: Arrival, error: CutswapError, recorded: RecordedModel) -> None:
         self.output.write(_timed(error_record(self.arrivals.path(arrival), error, recorded)))
