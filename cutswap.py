@@ -29,6 +29,7 @@ from manifests.verify import verify_set
 if TYPE_CHECKING:
     from detector.config import FitConfig
     from detector.default_config import default_config
+    from detector.min_area import MinArea
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
     from detector.scoring import score_images
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "BuildConfig": "generator.config",
     "FitConfig": "detector.config",
+    "MinArea": "detector.min_area",
     "ShardDataset": "detector.shard_dataset",
     "Textures": "generator.textures",
     "build_set": "generator.pipeline",
@@ -80,6 +82,7 @@ __all__ = [
     "CutswapError",
     "FitConfig",
     "Geometry",
+    "MinArea",
     "NegativeSet",
     "ShardDataset",
     "Textures",
