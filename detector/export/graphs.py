@@ -36,7 +36,8 @@ def trace_graph(kind: str, detector: Detector, *, batch: int) -> torch.export.Ex
         -> scores (B,) and maps (B, H, W), float32.
 
     Raises:
-        ConfigError: a batch out of range, or a detector that computes in bf16.
+        ConfigError: a batch out of range, or a detector that computes in bf16, looks at
+            tiles, or has a region of interest.
 
     Source: ours.
     """
@@ -49,6 +50,16 @@ def trace_graph(kind: str, detector: Detector, *, batch: int) -> torch.export.Ex
             hint="fit again with --precision fp32",
         )
     geometry = detector.geometry
+    if geometry.roi is not None:
+        raise ConfigError(
+            "a model with a region of interest cannot be exported as a graph",
+            hint="export one of a set that was built without --roi",
+        )
+    if getattr(detector.config, "tile", None) is not None:
+        raise ConfigError(
+            "a model that looks at tiles cannot be exported as a graph",
+            hint="export one that was fitted without --tile",
+        )
     canvas = (geometry.height, geometry.width)
     inputs = [torch.zeros((batch, *canvas, 3), dtype=torch.uint8)]
     if takes_box(geometry):
