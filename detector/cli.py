@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, detectors, inspect, verify, score, watch, eval, compare, export and others."""
+"""`cutswap-det`: fit, look at, judge with, compare and hand on detectors."""
 
 from __future__ import annotations
 
