@@ -61,7 +61,7 @@ def score_map(
         cells = np.ones((h, w), dtype=bool) if valid is None else np.asarray(valid[i])
         rows, columns = cells.any(1), cells.any(0)
         if roi is not None:
-            rows, columns = _filled(rows), _filled(columns)
+            rows, columns = filled(rows), filled(columns)
         is_rectangle = np.array_equal(cells, rows[:, None] & columns[None, :])
         if not cells.any() or (roi is None and not is_rectangle):
             raise ValueError("valid cells are not a filled rectangle")
@@ -80,7 +80,7 @@ def score_map(
     return out
 
 
-def _filled(line: np.ndarray) -> np.ndarray:
+def filled(line: np.ndarray) -> np.ndarray:
     """(n,) bool, True from the first True to the last."""
     return np.logical_or.accumulate(line) & np.logical_or.accumulate(line[::-1])[::-1]
 

@@ -23,6 +23,8 @@ from detector.export.onnx_file import onnx_bytes, open_onnx
 from detector.export.openvino_file import open_openvino, write_openvino
 from detector.export.torch_file import archive_bytes, open_archive
 from manifests.errors import ConfigError
+from manifests.geometry import Geometry
+from manifests.roi import Roi
 from reference import small_cavga, small_guided
 from reference.small_networks import (
     BOXES,
@@ -78,19 +80,34 @@ CASES = {
 }  # fmt: skip
 
 
+def geometry_of(fit: str) -> Geometry:
+    """The small canvas; "roi" is a stretched one of which an odd part is inspected."""
+    if fit != "roi":
+        return replace(GEOMETRY, fit=fit)
+    h, w = GEOMETRY.height, GEOMETRY.width
+    mask = np.add.outer(np.arange(h), np.arange(w)) < 50
+    mask[10:14, 20:30] = False
+    return replace(GEOMETRY, roi=Roi.of_mask(mask, source_height=h, source_width=w))
+
+
 @functools.cache
 def fitted(case: str, fit: str):
     name, config, learned, needs_untuned = CASES[case]
     detector = DETECTORS[name](
         make_network(),
-        replace(GEOMETRY, fit=fit),
+        geometry_of(fit),
         config,
         untuned=make_network(seed=1) if needs_untuned else None,
         learned=learned() if learned else None,
     )
-    images = make_images(10)
+    images = inspected(make_images(10), detector.geometry)
     detector.fit(batches(images, (BOXES * 2) if fit == "letterbox" else None))
     return name, detector
+
+
+def inspected(images: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Images as `fit_image` makes them: black outside the region of interest."""
+    return images if geometry.roi is None else images * geometry.roi.mask[..., None]
 
 
 def questions(fit: str) -> tuple[np.ndarray, np.ndarray]:
@@ -106,18 +123,20 @@ def agrees(found, wanted) -> None:
     np.testing.assert_allclose(maps, wanted.map, rtol=0, atol=1e-4 * wanted.map.max())
 
 
-@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox", "roi"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_graph_says_what_the_detector_says(case, fit):
     name, detector = fitted(case, fit)
     images, boxes = questions(fit)
-    wanted = detector.score(images, boxes)
+    wanted = detector.score(inspected(images, detector.geometry), boxes)
     graph = GRAPHS[name](detector).eval()
     inputs = [torch.from_numpy(images)]
     if fit == "letterbox":
         inputs.append(torch.from_numpy(boxes))
     with torch.no_grad():
         agrees(graph(*inputs), wanted)
+    if fit == "roi":
+        assert not wanted.map[:, ~detector.geometry.roi.mask].any()
     # Not one answer for all.
     assert len(np.unique(wanted.image)) == len(images)
 
@@ -139,6 +158,7 @@ def described(detector, batch: int) -> dict:
             pytest.param(case, fit, marks=pytest.mark.slow)
             for case, fit in [
                 ("patchcore-reweight", "letterbox"),
+                ("patchcore", "roi"),
                 ("gaussian", "stretch"),
                 ("gaussian", "letterbox"),
                 ("guided", "stretch"),
@@ -154,7 +174,7 @@ def test_every_runtime_says_the_same(case, fit, tmp_path):
     name, detector = fitted(case, fit)
     images, boxes = questions(fit)
     inputs = [images, boxes.astype(np.int64)][: 2 if fit == "letterbox" else 1]
-    wanted = detector.score(images, boxes)
+    wanted = detector.score(inspected(images, detector.geometry), boxes)
     description = described(detector, len(images))
     program = trace_graph(name, detector, batch=len(images))
     onnx = onnx_bytes(program, description)
@@ -190,6 +210,13 @@ def test_what_cannot_be_a_graph_is_refused():
     name, detector = fitted("patchcore", "stretch")
     with pytest.raises(ConfigError, match="batch out of range"):
         trace_graph(name, detector, batch=0)
+    padded = replace(geometry_of("roi"), fit="letterbox")
+    both = DETECTORS[name](make_network(), padded, PatchCoreConfig())
+    with pytest.raises(ConfigError, match="region of interest and padding"):
+        trace_graph(name, both, batch=1)
+    tiled = DETECTORS[name](make_network(), Geometry(512, 512), PatchCoreConfig(tile=256))
+    with pytest.raises(ConfigError, match="looks at tiles"):
+        trace_graph(name, tiled, batch=1)
     half = DETECTORS[name](make_network(), GEOMETRY, PatchCoreConfig(precision="bf16"))
     with pytest.raises(ConfigError, match=r"compute in fp32.*--precision fp32"):
         trace_graph(name, half, batch=1)

@@ -1,8 +1,8 @@
 """Where the source lies on the canvas, as tensors: what a graph knows of padding.
 
 Only a letterboxed canvas has padding. Its graph takes the box as a second input and works all
-weights out of it, as `features.valid_cells` and `score_map.axis_weights` do beforehand. Any other
-canvas is full: all cells count, and the weights are constants.
+weights out of it, as `features.valid_cells` and `score_map.axis_weights` do beforehand. On any other
+canvas what counts is known beforehand, all of it or a region of interest, and weights are constants.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from detector.score_map import REFERENCE_PX, TRUNCATE, axis_weights
+from detector.features import valid_cells
+from detector.score_map import REFERENCE_PX, TRUNCATE, axis_weights, filled
 from manifests.geometry import Geometry
 
 IMAGE, CANVAS_BOX = "image", "canvas_box"
@@ -22,6 +23,29 @@ IMAGE, CANVAS_BOX = "image", "canvas_box"
 def takes_box(geometry: Geometry) -> bool:
     """Whether images on this canvas come with padding, so that a graph must be told where."""
     return geometry.fit == "letterbox"
+
+
+def inspected_cells(grid: tuple[int, int], geometry: Geometry) -> torch.Tensor | None:
+    """(1, h, w) bool, cells of the region of interest on a canvas without padding; None for all."""
+    if geometry.roi is None:
+        return None
+    box = (0, 0, geometry.height, geometry.width)
+    return torch.from_numpy(valid_cells(grid, geometry, box)[None])
+
+
+class InspectedPixels(nn.Module):
+    """Makes everything black that lies outside the region of interest, as `fit_image` does."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        mask = None if geometry.roi is None else torch.from_numpy(geometry.roi.mask.copy())
+        self.register_buffer("mask", mask)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 of the same."""
+        if self.mask is None:
+            return image
+        return torch.where(self.mask[..., None], image, torch.zeros_like(image))
 
 
 def shown_cells(box: torch.Tensor, grid: tuple[int, int], canvas: tuple[int, int]) -> torch.Tensor:
@@ -62,12 +86,10 @@ class MapGraph(nn.Module):
         self.canvas = (geometry.height, geometry.width)
         self.grid = grid
         sigma = sigma_px * min(self.canvas) / REFERENCE_PX
-        self.has_box = takes_box(geometry)
+        if not takes_box(geometry):
+            self._keep_weights(geometry, sigma)
+            return
         for name, cells, pixels in zip(("down", "across"), grid, self.canvas, strict=True):
-            if not self.has_box:
-                full = axis_weights(np.ones(cells, bool).tobytes(), pixels, 0, pixels, sigma)
-                self.register_buffer(name, full.clone())
-                continue
             centres = (np.arange(pixels) + 0.5) * (cells / pixels) - 0.5
             self.register_buffer(f"{name}_centres", torch.from_numpy(centres).float())
             self.register_buffer(f"{name}_upsample", _upsampling(centres, cells))
@@ -84,10 +106,35 @@ class MapGraph(nn.Module):
             (B, H, W) float32, 0 in padding.
         """
         if box is None:
-            return self.down @ cells @ self.across.T
+            if self.inside is not None:
+                cells = cells * self.inside
+            found = self.down @ cells @ self.across.T
+            return found if self.shares is None else found * self.shares
         down = self._weights("down", box[:, 0:1], box[:, 2:3], axis=0)
         across = self._weights("across", box[:, 1:2], box[:, 3:4], axis=1)
         return down @ cells @ across.transpose(1, 2)
+
+    def _keep_weights(self, geometry: Geometry, sigma: float) -> None:
+        """What is known beforehand: weights of both axes, and what a region of interest leaves."""
+        cells = inspected_cells(self.grid, geometry)
+        rows, columns = np.ones(self.grid[0], bool), np.ones(self.grid[1], bool)
+        if cells is not None:
+            rows, columns = filled(cells[0].any(1).numpy()), filled(cells[0].any(0).numpy())
+        height, width = self.canvas
+        down = axis_weights(rows.tobytes(), height, 0, height, sigma)
+        across = axis_weights(columns.tobytes(), width, 0, width, sigma)
+        self.register_buffer("down", down.clone())
+        self.register_buffer("across", across.clone())
+        inside = shares = None
+        if cells is not None:
+            # What cells outside the region would have weighed goes to others, and of nothing but
+            # the region there is a map.
+            inside = cells[0].float()
+            weight = (down @ inside @ across.T).clamp_min(torch.finfo(torch.float32).tiny)
+            region = torch.from_numpy(geometry.roi.mask.copy())
+            shares = torch.where(region, 1.0 / weight, torch.zeros(()))
+        self.register_buffer("inside", inside)
+        self.register_buffer("shares", shares)
 
     def _weights(
         self, name: str, start: torch.Tensor, length: torch.Tensor, *, axis: int

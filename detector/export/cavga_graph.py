@@ -14,7 +14,7 @@ from detector.cavga.initial_weights import SLOPE
 from detector.cavga.latent import LatentHead
 from detector.cavga.losses import squared_errors
 from detector.detectors import Cavga
-from detector.export.canvas_graph import MapGraph, shown_pixels
+from detector.export.canvas_graph import InspectedPixels, MapGraph, shown_pixels
 
 
 class CavgaGraph(nn.Module):
@@ -31,6 +31,7 @@ class CavgaGraph(nn.Module):
         super().__init__()
         networks, config, geometry = detector.networks, detector.config, detector.geometry
         self.canvas = (geometry.height, geometry.width)
+        self.inspected = InspectedPixels(geometry)
         self.normaliser = config.normaliser
         self.networks = networks
         self.encoder = copy.deepcopy(networks.encoder)
@@ -48,12 +49,14 @@ class CavgaGraph(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B,) and maps (B, H, W) of (B, H, W, 3) uint8 images."""
         shown = None if canvas_box is None else shown_pixels(canvas_box, self.canvas)
-        pixels, colours = self.networks.inputs(image, shown)
+        pixels, colours = self.networks.inputs(self.inspected(image), shown)
         features = self.encoder(pixels)[-1]
         rebuilt = self.decoder(self.head.to_grid(self.head(features).mean), self.canvas)
         weights = self._by_features(features).sum((2, 3), keepdim=True)
         evidence = (weights * features).sum(1)
         maps = 1.0 - attention(evidence, self.normaliser, size=self.canvas)
+        if shown is None and self.inspected.mask is not None:
+            shown = self.inspected.mask[None]
         score = squared_errors(rebuilt, colours, shown=shown)
         if shown is not None:
             maps = maps * shown

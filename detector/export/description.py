@@ -123,7 +123,9 @@ def _origin(model: Model, model_digest: str, packages: dict[str, str]) -> dict:
         "detector": model.config.detector,
         "learned": detector.summary(),
         "network": {"name": detector.network.name, "digest": detector.network.digest},
-        "geometry": geometry.to_json(),
+        # A region of interest is part of the graph: who makes the canvas need not know it.
+        "geometry": {"height": geometry.height, "width": geometry.width, "fit": geometry.fit},
+        "inspected_frac": 1.0 if geometry.roi is None else geometry.roi.area_frac,
         "model_digest": model_digest,
         "set_digest": model.set_digest,
         "holds_pixels": detector.holds_pixels,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from detector.detectors import GaussianDetector
-from detector.export.canvas_graph import MapGraph, shown_cells
+from detector.export.canvas_graph import InspectedPixels, MapGraph, inspected_cells, shown_cells
 from detector.export.feature_graph import CellGraph
 
 
@@ -34,17 +34,22 @@ class GaussianGraph(nn.Module):
         blank = torch.zeros((1, *self.canvas, 3), dtype=torch.uint8)
         with torch.no_grad():
             self.grid = tuple(self.cells(blank).shape[1:3])
+        self.inspected = InspectedPixels(geometry)
+        self.register_buffer("inside", inspected_cells(self.grid, geometry))
         self.map = MapGraph(geometry, self.grid, detector.config.sigma_px)
 
     def forward(
         self, image: torch.Tensor, canvas_box: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B,) and maps (B, H, W) of (B, H, W, 3) uint8 images."""
-        offsets = self.cells(image) - self.mean  # (B, h, w, D)
-        if canvas_box is None:
+        offsets = self.cells(self.inspected(image)) - self.mean  # (B, h, w, D)
+        shown = self.inside
+        if canvas_box is not None:
+            shown = shown_cells(canvas_box, self.grid, self.canvas)
+        if shown is None:
             delta = offsets.mean((1, 2))
         else:
-            shown = shown_cells(canvas_box, self.grid, self.canvas).float()
+            shown = shown.float()
             offsets = offsets * shown[..., None]
             delta = offsets.sum((1, 2)) / shown.sum((1, 2))[:, None]
         whitened = delta @ self.factor  # (B, D)

@@ -37,7 +37,7 @@ def trace_graph(kind: str, detector: Detector, *, batch: int) -> torch.export.Ex
 
     Raises:
         ConfigError: a batch out of range, or a detector that computes in bf16, looks at
-            tiles, or has a region of interest.
+            tiles, or has both padding and a region of interest.
 
     Source: ours.
     """
@@ -50,10 +50,10 @@ def trace_graph(kind: str, detector: Detector, *, batch: int) -> torch.export.Ex
             hint="fit again with --precision fp32",
         )
     geometry = detector.geometry
-    if geometry.roi is not None:
+    if geometry.roi is not None and takes_box(geometry):
         raise ConfigError(
-            "a model with a region of interest cannot be exported as a graph",
-            hint="export one of a set that was built without --roi",
+            "a model with a region of interest and padding cannot be exported as a graph",
+            hint="export one of a set that was built with --fit stretch or crop",
         )
     if getattr(detector.config, "tile", None) is not None:
         raise ConfigError(

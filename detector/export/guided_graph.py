@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from detector.detectors import GuidedSegmentation
-from detector.export.canvas_graph import MapGraph, shown_cells, shown_pixels
+from detector.export.canvas_graph import InspectedPixels, MapGraph, shown_cells, shown_pixels
 from detector.export.feature_graph import CellGraph
 from detector.guided.guidance import Guidance
 from detector.guided.pooled_score import window_side
@@ -25,6 +25,7 @@ class GuidedGraph(nn.Module):
         super().__init__()
         geometry, config = detector.geometry, detector.config
         self.canvas = (geometry.height, geometry.width)
+        self.inspected = InspectedPixels(geometry)
         self.side = window_side(config.window_px, *self.canvas)
         self.own = detector.networks.network
         self.segmenter = copy.deepcopy(detector.networks.segmenter)
@@ -47,6 +48,7 @@ class GuidedGraph(nn.Module):
         self, image: torch.Tensor, canvas_box: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B,) and maps (B, H, W) of (B, H, W, 3) uint8 images."""
+        image = self.inspected(image)
         features = None
         if self.guidance is not None:
             reference = self.images[self._most_similar(image, canvas_box)]
@@ -56,6 +58,8 @@ class GuidedGraph(nn.Module):
         if canvas_box is not None:
             shown = shown_pixels(canvas_box, self.canvas).float()
             pixels = pixels * shown[:, None]
+        elif self.inspected.mask is not None:
+            shown = self.inspected.mask[None].float()
         probabilities = torch.sigmoid(self.segmenter(pixels, features))
         if shown is not None:
             probabilities = probabilities * shown
