@@ -1,8 +1,8 @@
 """Where the source lies on the canvas, as tensors: what a graph knows of padding.
 
 Only a letterboxed canvas has padding. Its graph takes the box as a second input and works all
-weights out of it, as `features.valid_cells` and `score_map.axis_weights` do beforehand. On any other
-canvas what counts is known beforehand, all of it or a region of interest, and weights are constants.
+weights out of it, as `features.valid_cells` and `score_map.axis_weights` do beforehand. On any
+other canvas it is known beforehand what counts, all or a region of interest: weights are constants.
 """
 
 from __future__ import annotations
