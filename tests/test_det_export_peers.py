@@ -24,7 +24,7 @@ from manifests.images import DEFAULT_MAX_PIXELS
 
 pytestmark = pytest.mark.slow
 
-TRAINING, GOOD, BAD = 120, 100, 150
+TRAINING, GOOD, BAD = 40, 60, 90
 DOCUMENT = (REPO / "docs" / "export.md").read_text(encoding="utf-8")
 
 
