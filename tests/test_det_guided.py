@@ -297,7 +297,8 @@ def test_the_command_from_end_to_end(guidance, built, sample_data, category_name
     words = "segmentation guided by 3 normal images" if guidance else "without guidance"
     assert words in result.output and "last accuracy" in result.output
     names = {path.name for path in folder.glob("*.safetensors")}
-    expected = {"extractor.safetensors", "calibration.safetensors", "guided.safetensors"}
+    names = ("extractor", "calibration", "guided", "normals")
+    expected = {f"{name}.safetensors" for name in names}
     assert names == expected | ({"untuned.safetensors"} if guidance else set())
     assert invoke_det("verify", tmp_path / "m").exit_code == 0
     plain = json.loads(invoke_det("inspect", tmp_path / "m", "--json").output)[0]
