@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, recalibrate, compare."""
+"""`cutswap-det`: fit, detectors, inspect, verify, score, explain, eval, recalibrate, compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from detector import model_commands, study_commands
+from detector import explain_command, model_commands, study_commands
 from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from manifests import command_line as common
 from manifests import hdf5_plugins
@@ -19,7 +19,7 @@ from manifests.progress import Progress, progress_maker
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "eval", "recalibrate", "compare"),
+    "Judge": ("score", "explain", "eval", "recalibrate", "compare"),
 }
 
 
@@ -273,6 +273,7 @@ for _command in (
     model_commands.inspect,
     model_commands.verify,
     model_commands.recalibrate,
+    explain_command.explain,
     study_commands.compare,
 ):
     main.add_command(_command)

@@ -153,6 +153,22 @@ class MemoryBank:
                 self._search = find_search(self._centred[: len(self)])
         return self._search
 
+    def neighbours(self, patch: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The entries nearest to one patch, the nearest first; of equals the first.
+
+        Args:
+            patch: (D,) float32 on the bank's device.
+            count: how many, at least 1; all where there are no more.
+
+        Returns:
+            distance (count,) float32, index (count,) int64; distances by differences.
+        """
+        distance = torch.cdist(
+            patch[None], self.features, compute_mode="donot_use_mm_for_euclid_dist"
+        )[0]
+        found = distance.sort(stable=True)
+        return found.values[:count], found.indices[:count]
+
     def nearest_own(
         self, patches: torch.Tensor, distance: torch.Tensor, *, image: int
     ) -> torch.Tensor:
