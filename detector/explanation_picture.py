@@ -14,7 +14,6 @@ IMAGE_PX, NORMAL_PX = 288, 192
 
 # Around a patch of three cells: enough to see where on the part it lies.
 _CONTEXT_CELLS = 4
-NO_PIXELS = "its pixels: --data DATA or --set SHARDS"
 
 
 def explanation_picture(found: Explanation) -> np.ndarray:
@@ -69,10 +68,14 @@ def _neighbour_sheet(found: Explanation) -> np.ndarray:
         return sheet([tiles], groups=[("Most similar references", count)], tile_px=NORMAL_PX)
     heading = "Nearest normal patches in the bank"
     if all(one.canvas is None for one in found.neighbours):
-        tiles = [(None, _name(one) + "\n" + _where(one)) for one in found.neighbours]
-        note = (
-            f"The model keeps no pixels. To see the patches, say where the images are: {NO_PIXELS}."
-        )
+        tiles = [
+            (None, f"{_name(one)} · {_where(one)} · distance {one.distance:.4g}")
+            for one in found.neighbours
+        ]
+        ways = "pass --data DATA or --set SHARDS"
+        if all(one.normal is None for one in found.neighbours):
+            ways = "pass the set that the model was fitted on, --set SHARDS"
+        note = f"The model keeps no pixels of its normals. To see these patches, {ways}."
         return sheet([tiles], groups=[(heading, count)], notes=[note], tile_px=NORMAL_PX)
     patches: list[Tile] = []
     wholes: list[Tile] = []
