@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, detectors, inspect, verify, score, explain, eval, recalibrate, compare."""
+"""`cutswap-det`: fit, look, judge, and compare; the commands by name in `_SECTIONS`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from detector import explain_command, model_commands, study_commands
+from detector import bank_commands, explain_command, model_commands, study_commands
 from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from manifests import command_line as common
 from manifests import hdf5_plugins
@@ -19,7 +19,7 @@ from manifests.progress import Progress, progress_maker
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "explain", "eval", "recalibrate", "compare"),
+    "Judge": ("score", "explain", "eval", "recalibrate", "bank", "compare"),
 }
 
 
@@ -274,6 +274,7 @@ for _command in (
     model_commands.verify,
     model_commands.recalibrate,
     explain_command.explain,
+    bank_commands.bank,
     study_commands.compare,
 ):
     main.add_command(_command)

@@ -244,7 +244,8 @@ def _entry(
     if bank.cell is not None:
         number = int(bank.cell[row])
     elif canvas is not None:
-        number = find_cell(detector, bank.features[row], canvas, normal.canvas_box)
+        feature = bank.features[row : row + 1]
+        number = int(find_cells(detector, feature, canvas, normal.canvas_box)[0])
     else:
         return Neighbour(image, normal, distance)
     cell = divmod(number, grid[1])
@@ -252,20 +253,24 @@ def _entry(
     return Neighbour(image, normal, distance, cell, box, canvas)
 
 
-def find_cell(
-    detector: PatchCore, feature: torch.Tensor, canvas: np.ndarray, canvas_box: Box
-) -> int:
-    """The cell of a normal that a bank entry is: the one whose feature is nearest to it.
+def find_cells(
+    detector: PatchCore, features: torch.Tensor, canvas: np.ndarray, canvas_box: Box
+) -> torch.Tensor:
+    """Which cells of a normal bank entries are: those whose features are nearest to them.
 
     Args:
-        feature: (D,) float32.
+        features: (n, D) float32, entries of this normal.
         canvas: (H, W, 3) uint8 of the normal.
+
+    Returns:
+        (n,) int64 in row-major order of the grid.
 
     Source: ours, for models of version 5, whose banks do not say.
     """
     patches, valid, _ = detector.patches(canvas[None], [canvas_box])
-    nearest = int((patches - feature).square().sum(1).argmin())
-    return int(valid.flatten().nonzero()[0][nearest])
+    far = torch.cdist(features, patches, compute_mode="donot_use_mm_for_euclid_dist")
+    cells = torch.from_numpy(valid.flatten().nonzero()[0]).to(far.device)
+    return cells[far.argmin(1)]
 
 
 def _references(

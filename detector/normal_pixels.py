@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,8 +30,9 @@ class NormalPixels:
     Args:
         geometry: of the model.
         negative_set: a set that holds some of them, open for as long as this is used.
-        data: the folder that they lie in, or that their category's folder lies in, or such files.
+        data: the folder that they lie in, or that their category's folder lies in, or one image.
         category: name of that folder.
+        files: where images lie that are known already, by their SHA-256.
         max_pixels: of an image file.
 
     Raises:
@@ -44,6 +46,7 @@ class NormalPixels:
         negative_set: NegativeSet | None = None,
         data: str | PathLike[str] | None = None,
         category: str = "",
+        files: Mapping[str, Path] = MappingProxyType({}),
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.geometry = geometry
@@ -52,7 +55,7 @@ class NormalPixels:
         self._data = None if data is None else Path(data)
         self._category = category
         self._rows: dict[str, int] | None = None
-        self._files: dict[str, Path] | None = None
+        self._files = dict(files)
         self._unread: list[Path] = []
         if data is not None:
             self._unread = list_images(data, allow_empty=True)
@@ -60,7 +63,7 @@ class NormalPixels:
     @property
     def is_empty(self) -> bool:
         """Whether there is nowhere to look."""
-        return self._set is None and self._data is None
+        return self._set is None and self._data is None and not self._files
 
     def canvas(self, normal: FittedNormal) -> np.ndarray:
         """A normal on the model's canvas, (H, W, 3) uint8.
@@ -77,40 +80,41 @@ class NormalPixels:
             row = self._rows.get(normal.pixel_digest)
             if row is not None:
                 return self._checked(self._set.normal(row).image, normal, self._set.path)
-        if self._data is not None:
-            path = self._find(normal)
+        path = self._find(normal)
+        if path is not None:
             data = read_bytes(path, max_pixels=self.max_pixels)
             if bytes_digest(data) != normal.file_sha256:
                 raise ModelError("changed while it was read", path=path, hint="run it again")
             image = decode_image(data, path=path, max_pixels=self.max_pixels, repeat_grey=False)
             return self._checked(fit_image(image, self.geometry)[0], normal, path)
+        if self._data is not None:
+            raise ModelError(
+                f"holds no image like {normal.source}, which the model was fitted to",
+                path=self._data,
+                expected=f"a file with SHA-256 {normal.file_sha256}",
+                hint="give the folder that the set was built from",
+            )
         raise ModelError(
             f"the model was fitted to {normal.source}, which is not in the set",
             path=None if self._set is None else self._set.path,
             hint="give the folder of the images with --data",
         )
 
-    def _find(self, normal: FittedNormal) -> Path:
+    def _find(self, normal: FittedNormal) -> Path | None:
         """The file with a normal's digest: where the model says it lay, or anywhere below."""
-        assert self._data is not None
+        if normal.file_sha256 in self._files:
+            return self._files[normal.file_sha256]
+        if self._data is None:
+            return None
         for root in (self._data, self._data / self._category):
             path = confined_path(root, normal.source)
             if path is not None and path.is_file() and file_digest(path) == normal.file_sha256:
                 return path
-        if self._files is None:
-            self._files = {}
         while normal.file_sha256 not in self._files and self._unread:
             path = self._unread.pop(0)
             if path.is_file():
                 self._files.setdefault(file_digest(path), path)
-        if normal.file_sha256 in self._files:
-            return self._files[normal.file_sha256]
-        raise ModelError(
-            f"holds no image like {normal.source}, which the model was fitted to",
-            path=self._data,
-            expected=f"a file with SHA-256 {normal.file_sha256}",
-            hint="give the folder that the set was built from",
-        )
+        return self._files.get(normal.file_sha256)
 
     def _checked(self, image: np.ndarray, normal: FittedNormal, path: Path) -> np.ndarray:
         got = array_digest(image)
@@ -132,12 +136,21 @@ class NormalCanvases:
         pixels: where they are.
         normals: which, in order.
         batch: images at a time.
+        progress: called with (images read, images).
     """
 
-    def __init__(self, pixels: NormalPixels, normals: Sequence[FittedNormal], batch: int) -> None:
+    def __init__(
+        self,
+        pixels: NormalPixels,
+        normals: Sequence[FittedNormal],
+        batch: int,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         self._pixels = pixels
         self._normals = normals
         self._batch = batch
+        self._progress = progress
 
     def __len__(self) -> int:
         """The number of images."""
@@ -147,7 +160,7 @@ class NormalCanvases:
         """Yields images (B, H, W, 3) uint8 and their canvas boxes."""
         for start in range(0, len(self), self._batch):
             part = self._normals[start : start + self._batch]
-            yield (
-                np.stack([self._pixels.canvas(one) for one in part]),
-                [one.canvas_box for one in part],
-            )
+            images = np.stack([self._pixels.canvas(one) for one in part])
+            yield images, [one.canvas_box for one in part]
+            if self._progress is not None:
+                self._progress(start + len(part), len(self))
