@@ -172,7 +172,7 @@ def explain_image(
     path = Path(path)
     data = read_bytes(path, max_pixels=max_pixels)
     decoded = decode_image(data, path=path, max_pixels=max_pixels, repeat_grey=False)
-    canvas, placement = fit_image(decoded, model.geometry)
+    canvas, placement = fit_image(decoded, model.geometry, path=path)
     boxes = [placement.canvas_box]
     scores = detector.score(canvas[None], boxes)
     score = float(scores.image[0])
@@ -194,7 +194,7 @@ def explain_image(
         category=model.category,
         detector=model.config.detector,
         score=score,
-        normalised=score / max(model.image_threshold.value, 1e-12),
+        normalised=float(scores.image[0] / max(model.image_threshold.value, 1e-12)),
         p_value=float(model.calibration.p_values(scores.image)[0]),
         is_defect=bool(score > model.image_threshold.value),
         is_known=bytes_digest(data) in known or array_digest(canvas) in known,

@@ -62,7 +62,7 @@ def read_new_normals(
         try:
             data = read_bytes(path, max_pixels=max_pixels)
             image = decode_image(data, path=path, max_pixels=max_pixels, repeat_grey=False)
-            canvas, placement = fit_image(image, geometry)
+            canvas, placement = fit_image(image, geometry, path=path)
             return FittedNormal(
                 source=_source(path, roots),
                 file_sha256=bytes_digest(data),

@@ -86,7 +86,7 @@ class NormalPixels:
             if bytes_digest(data) != normal.file_sha256:
                 raise ModelError("changed while it was read", path=path, hint="run it again")
             image = decode_image(data, path=path, max_pixels=self.max_pixels, repeat_grey=False)
-            return self._checked(fit_image(image, self.geometry)[0], normal, path)
+            return self._checked(fit_image(image, self.geometry, path=path)[0], normal, path)
         if self._data is not None:
             raise ModelError(
                 f"holds no image like {normal.source}, which the model was fitted to",

@@ -32,6 +32,7 @@ from manifests.digest import bytes_digest, file_digest
 from manifests.errors import DigestError, ModelError
 from manifests.geometry import Geometry
 from manifests.schema import read_manifest, write_manifest
+from reference.old_models import rewrite
 from reference.small_sets import write_set
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -104,14 +105,6 @@ def write_model(folder: Path, **changes: object) -> str:
 def folder(tmp_path) -> Path:
     write_model(tmp_path / "part")
     return tmp_path / "part"
-
-
-def rewrite(folder: Path, **changes: object) -> None:
-    """Change `model.json` behind its own back, with a digest that fits."""
-    plain = json.loads((folder / "model.json").read_bytes()) | changes
-    data = (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
-    (folder / "model.json").write_bytes(data)
-    (folder / "model.sha256").write_text(f"{bytes_digest(data)}  model.json\n")
 
 
 def lines(problems) -> str:
