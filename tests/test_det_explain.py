@@ -211,12 +211,22 @@ def test_an_image_of_the_fit_is_called_so(fitted, sample_data, category_name):
     assert "fitted to this very image" in invoke_det("explain", fitted, normal).stdout
 
 
-@pytest.mark.parametrize("detector", ["gaussian", "cavga"])
-def test_detectors_that_keep_no_normals_say_so(detector, built, category_name, scratched, tmp_path):
+@pytest.mark.parametrize(
+    ("detector", "reason"),
+    [
+        ("gaussian", "shrinks its covariance"),
+        pytest.param("cavga", "is trained on its images", marks=pytest.mark.slow),
+    ],
+)
+def test_detectors_that_keep_no_patches_say_so(detector, built, category_name, scratched, tmp_path):
     options = ["--updates", 0] if detector == "gaussian" else ["--updates", 1, "--width", 4]
     invoke_det("fit", built, "--out", tmp_path, "--detector", detector, *options, "--quiet")
     result = invoke_det("explain", tmp_path, scratched, exit_code=1)
     assert f"the detector {detector}" in result.output and "--heatmaps" in result.output
+    out = tmp_path / "updated"
+    result = invoke_det("bank", "update", tmp_path, scratched, "--out", out, exit_code=1)
+    assert f"the detector {detector} has no bank to update: it {reason}" in result.output
+    assert "fit again" in result.output and not out.exists()
 
 
 # ---- models of version 5 ------------------------------------------------------------------------
