@@ -14,7 +14,7 @@ from conftest import REPO, invoke_gen
 from detector.cli import main as det
 from generator.cli import main as gen
 
-VERBS = [(group, name) for group in (gen, det) for name in group.commands]
+VERBS = [(group, name) for group in (gen, det, det.commands["bank"]) for name in group.commands]
 HEAVY = ("torch", "timm", "matplotlib", "sklearn", "torchvision")
 
 

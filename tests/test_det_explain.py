@@ -218,7 +218,9 @@ def test_an_image_of_the_fit_is_called_so(fitted, sample_data, category_name):
         pytest.param("cavga", "is trained on its images", marks=pytest.mark.slow),
     ],
 )
-def test_detectors_that_keep_no_patches_say_so(detector, built, category_name, scratched, tmp_path):
+def test_detectors_that_keep_no_patches_say_so(
+    detector, reason, built, category_name, scratched, tmp_path
+):
     options = ["--updates", 0] if detector == "gaussian" else ["--updates", 1, "--width", 4]
     invoke_det("fit", built, "--out", tmp_path, "--detector", detector, *options, "--quiet")
     result = invoke_det("explain", tmp_path, scratched, exit_code=1)
