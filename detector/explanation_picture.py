@@ -66,7 +66,7 @@ def _neighbour_sheet(found: Explanation) -> np.ndarray:
     if found.grid is None:
         tiles: list[Tile] = [_reference_tile(n, one) for n, one in enumerate(found.neighbours)]
         return sheet([tiles], groups=[("Most similar references", count)], tile_px=NORMAL_PX)
-    heading = "Nearest normal patches in the bank"
+    heading = "Nearest normal patches in the bank, as the network sees them"
     if all(one.canvas is None for one in found.neighbours):
         tiles = [
             (None, f"{_name(one)} · {_where(one)} · distance {one.distance:.4g}")
