@@ -25,7 +25,7 @@ def explanation_picture(found: Explanation) -> np.ndarray:
     verdict = "defect" if found.is_defect else "good"
     title = f"{found.path.name}: {found.normalised:.2f} × threshold, {verdict}"
     notes = [
-        f"score {found.score:.4g}; {100 * found.p_value:.2g} % of good images score as high "
+        f"score {found.score:.4g}; {100 * found.p_value:.3g} % of good images score as high "
         "or higher",
     ]
     if found.is_known:
