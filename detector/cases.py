@@ -10,7 +10,7 @@ import numpy as np
 
 from manifests.annotate import SKY, colour_bar, fit_tile, mask_image, outline, overlay
 from manifests.images import write_png
-from manifests.sheet import Tile, sheet
+from manifests.sheet import Tile, sheet, stacked
 
 HEAT_LOW, HEAT_HIGH = 0.5, 1.5
 """Ends of the colour scale, in units of the threshold."""
@@ -116,7 +116,7 @@ def case_sheet(path: Path, cases: Sequence[Case], *, per_group: int = 6, title: 
                 tile_px=CASE_TILE_PX,
             )
         )
-    write_png(path, _stacked(pictures) if pictures else sheet([], title="No cases"))
+    write_png(path, stacked(pictures) if pictures else sheet([], title="No cases"))
 
 
 def _case_tiles(case: Case) -> tuple[Tile, Tile, Tile, Tile]:
@@ -140,13 +140,3 @@ def _case_tiles(case: Case) -> tuple[Tile, Tile, Tile, Tile]:
 def _legend() -> np.ndarray:
     label = "pixel score / pixel threshold"
     return colour_bar(low=HEAT_LOW, high=HEAT_HIGH, mark=1.0, label=label)
-
-
-def _stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    width = max(picture.shape[1] for picture in pictures)
-    return np.concatenate(
-        [
-            np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-            for picture in pictures
-        ]
-    )

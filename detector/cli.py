@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, look at, judge with, compare and hand on detectors."""
+"""`cutswap-det`: fit, look, judge, compare, and hand on; the commands by name in `_SECTIONS`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from detector import export_commands, model_commands, study_commands, watch_commands
+from detector import (
+    bank_commands,
+    explain_command,
+    export_commands,
+    model_commands,
+    study_commands,
+    watch_commands,
+)
 from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from detector.score_options import min_area_option
 from manifests import command_line as common
@@ -20,7 +27,7 @@ from manifests.progress import Progress, progress_maker
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "watch", "eval", "recalibrate", "compare"),
+    "Judge": ("score", "watch", "explain", "eval", "recalibrate", "bank", "compare"),
     "Hand on": ("export",),
 }
 
@@ -299,6 +306,8 @@ for _command in (
     model_commands.verify,
     model_commands.recalibrate,
     watch_commands.watch,
+    explain_command.explain,
+    bank_commands.bank,
     study_commands.compare,
     export_commands.export,
 ):

@@ -77,7 +77,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
         ("category", record.category),
         ("licence", record.licence or "not stated"),
         ("pixels", "holds pixels of training images" if record.holds_pixels else "holds none"),
-        ("detector", config.detector),
+        ("detector", config.detector + _added(record)),
         ("network", f"{config.network}, {tuned}{together}"),
         ("canvas", geometry.in_words + tiled),
         ("thresholds", _thresholds(record)),
@@ -106,6 +106,9 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "pixel_threshold": record.pixel_threshold.to_json(),
         "files": record.files,
         "versions": record.versions,
+        "model_version": record.version,
+        "added_normals": record.added_normals,
+        "score_bounds": record.score_bounds,
         "processes": record.processes,
     }
 
@@ -115,7 +118,12 @@ def _thresholds(record: ModelRecord) -> str:
     kept = _OF_SOURCE[record.calibrated_on]
     alarms = _false_alarms(image.rate_interval())
     values = f"{image.value:.4g} (image), {pixel.value:.4g} (pixel)"
-    return f"{values} from {image.n} images{kept}; {alarms}"
+    bounds = f", {record.score_bounds} of them by upper bounds" if record.score_bounds else ""
+    return f"{values} from {image.n} images{kept}{bounds}; {alarms}"
+
+
+def _added(record: ModelRecord) -> str:
+    return f", {record.added_normals} normals added to it" if record.added_normals else ""
 
 
 def _false_alarms(interval: tuple[float, float]) -> str:

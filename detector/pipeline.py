@@ -20,6 +20,7 @@ from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import TENSOR_FILES, read_record
+from detector.normal_list import FittedNormal
 from detector.processes import ALONE, Processes
 from detector.results import EvalResult, measure, write_scores, write_text
 from detector.train import TRAINING_CSV
@@ -182,6 +183,7 @@ def fit_model(
             attribution=manifest.attribution,
             versions=library_versions(),
             processes=processes.count,
+            normals=tuple(FittedNormal(*row) for row in negative_set.normal_names()),
         )
         digest = save_model(folder, model)
         remove_checkpoint(folder)
@@ -242,6 +244,12 @@ def _unchanged_or_refuse(
     if model.calibration.source == OTHERS:
         raise ModelError(
             "already holds a recalibrated model",
+            path=folder,
+            hint="pass --overwrite to replace it, or another --out",
+        )
+    if model.added_normals:
+        raise ModelError(
+            "already holds a model to which normals were added",
             path=folder,
             hint="pass --overwrite to replace it, or another --out",
         )
