@@ -1,0 +1,297 @@
+"""The page: one HTML file that needs nothing else, and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+
+from detector.html_report.category_report import CategoryReport
+from detector.html_report.curve_plots import Curve, curve_picture, legend
+from detector.html_report.details import folded, model_details, reading_help, set_details
+from detector.html_report.gallery import gallery
+from detector.html_report.histogram_plots import score_histogram
+from detector.html_report.markup import Child, Markup, element, joined
+from detector.html_report.palette import palette_css
+from detector.html_report.set_section import set_section
+from detector.html_report.tables import defect_table, summary_table
+from detector.html_report.words import figure, percent, shapes, thousands
+from detector.report import mean_metric
+
+DEFAULT_TITLE = "Inspection report"
+_ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Crect "
+    "width='16' height='16' rx='3' fill='%230072b2'/%3E%3Cpath d='M4 12L12 4' stroke='white' "
+    "stroke-width='2'/%3E%3C/svg%3E"
+)
+
+
+def page(reports: Sequence[CategoryReport], *, title: str = DEFAULT_TITLE) -> str:
+    """The whole page.
+
+    Args:
+        reports: one or more categories.
+        title: its heading.
+    """
+    style = Markup(palette_css() + _resource("style.css"))
+    script = Markup(_resource("page.js"))
+    sections = _sections(reports)
+    head = [
+        element("meta", {"charset": "utf-8"}),
+        element("meta", {"http-equiv": "Content-Security-Policy", "content": _policy(style, script)}),
+        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
+        element("meta", {"name": "referrer", "content": "no-referrer"}),
+        element("meta", {"name": "generator", "content": "cutswap-det report"}),
+        element("title", {}, title),
+        element("link", {"rel": "icon", "href": _ICON}),
+        element("style", {}, style),
+    ]  # fmt: skip
+    links = [
+        element("li", {}, element("a", {"href": f"#{key}"}, name)) for key, name, _ in sections
+    ]
+    body = [
+        element("a", {"class": "skip", "href": "#summary"}, "Skip to the results"),
+        shapes(),
+        _header(reports, title),
+        element("nav", {"aria-label": "Sections"}, element("ul", {}, *links)),
+        element(
+            "main",
+            {},
+            *(
+                element("section", {"id": key, "aria-labelledby": f"{key}-title"},
+                        element("h2", {"id": f"{key}-title"}, name), inside)
+                for key, name, inside in sections
+            ),
+        ),
+        element("footer", {}, "Made by cutswap-det report. Nothing on this page asks the network "
+                "for anything."),
+        element("script", {}, script),
+    ]  # fmt: skip
+    html = element(
+        "html",
+        {"lang": "en", "class": "show-heat show-truth"},
+        "\n",
+        element("head", {}, *(joined(one, Markup("\n")) for one in head)),
+        element("body", {}, *(joined(one, Markup("\n")) for one in body)),
+    )
+    return f"<!doctype html>\n{html}\n"
+
+
+def _sections(reports: Sequence[CategoryReport]) -> list[tuple[str, str, Markup]]:
+    return [
+        ("summary", "Summary", _summary(reports)),
+        ("curves", "Curves", _curves(reports)),
+        ("defects", "Defect types", _per_category(reports, _defects)),
+        ("test-images", "Test images", _gallery(reports)),
+        ("negatives", "Negative set", _per_category(reports, _set)),
+        ("details", "Settings and digests", _details(reports)),
+    ]
+
+
+def _header(reports: Sequence[CategoryReport], title: str) -> Markup:
+    results = [report.result for report in reports]
+    names = ", ".join(result.category for result in results[:4])
+    if len(results) > 4:
+        names += f" and {len(results) - 4} more"
+    total = sum(result.counts["good"] + result.counts["defective"] for result in results)
+    detectors = ", ".join(sorted({report.record.config.detector for report in reports}))
+    return element(
+        "header",
+        {},
+        element("h1", {}, title),
+        element(
+            "p",
+            {"class": "lead"},
+            element("bdi", {}, names),
+            f" · {thousands(total)} test images · {detectors}",
+        ),
+    )
+
+
+def _summary(reports: Sequence[CategoryReport]) -> Markup:
+    results = [report.result for report in reports]
+
+    def total(name: str) -> int:
+        return sum(result.counts[name] for result in results)
+
+    def mean(name: str) -> str:
+        return figure(mean_metric([result.metrics.get(name) for result in results]))
+
+    defective, good = total("defective"), total("good")
+    of_all = "" if len(results) == 1 else f"mean of {len(results)} categories"
+    tiles = [
+        _tile("Image AUROC", mean("image_auroc"), of_all or "good against defective images"),
+        _tile("Pixel AUROC", mean("pixel_auroc"), of_all or "where the defects are"),
+        _tile("AUPRO", mean("aupro"), of_all or "each defect counts the same"),
+        _tile("Missed", thousands(total("misses")), _of(total("misses"), defective, "defective")),
+        _tile(
+            "False alarms",
+            thousands(total("false_alarms")),
+            _of(total("false_alarms"), good, "good"),
+        ),
+    ]
+    thresholds = [
+        (report.record.image_threshold.value, report.record.pixel_threshold.value)
+        for report in reports
+    ]
+    notes = [
+        element("li", {}, element("bdi", {}, f"{result.category}: {note}"))
+        for result in results
+        for note in result.notes
+    ]
+    return joined(
+        element("dl", {"class": "tiles"}, *tiles),
+        summary_table(results, thresholds),
+        element("ul", {"class": "notes"}, *notes) if notes else None,
+        folded("How to read this page", reading_help()),
+    )
+
+
+def _tile(name: str, value: str, note: str) -> Markup:
+    return element(
+        "div",
+        {"class": "card tile"},
+        element("dt", {}, name),
+        element("dd", {"class": "value"}, value),
+        element("dd", {"class": "note"}, note),
+    )
+
+
+def _of(part: int, whole: int, noun: str) -> str:
+    return f"of {thousands(whole)} {noun} images, {percent(part, whole)}"
+
+
+def _curves(reports: Sequence[CategoryReport]) -> Markup:
+    roc = [report.roc for report in reports if report.roc is not None]
+    steps = [one.precision_recall for one in reports if one.precision_recall is not None]
+    parts: list[Child] = []
+    if roc:
+        parts.append(
+            element(
+                "div",
+                {"class": "plots"},
+                _card("ROC", roc, "AUROC", "good images called defective",
+                      "defective images found", has_diagonal=True),
+                _card("Precision and recall", steps, "AP", "recall: defective images found",
+                      "precision: calls that are right"),
+            )
+        )  # fmt: skip
+    else:
+        words = "The test images are all of one class: there is no curve."
+        parts.append(element("p", {"class": "note"}, words))
+    for report in reports:
+        name = report.result.category
+        parts.append(
+            element(
+                "figure",
+                {"class": "card wide"},
+                element(
+                    "figcaption",
+                    {},
+                    element("strong", {}, "Image scores"),
+                    element("span", {}, element("bdi", {}, name)),
+                    _key("good", f"{thousands(report.result.counts['good'])} good"),
+                    _key("bad", f"{thousands(report.result.counts['defective'])} defective"),
+                ),
+                score_histogram(report.relative, report.labels, name=name),
+            )
+        )
+    return joined(*parts)
+
+
+def _card(
+    title: str,
+    curves: Sequence[Curve],
+    area: str,
+    x_label: str,
+    y_label: str,
+    *,
+    has_diagonal: bool = False,
+) -> Markup:
+    picture = curve_picture(
+        curves, title=title, x_label=x_label, y_label=y_label, has_diagonal=has_diagonal
+    )
+    return element(
+        "figure",
+        {"class": "card"},
+        element("figcaption", {}, element("strong", {}, title)),
+        picture,
+        legend(curves, area),
+    )
+
+
+def _key(kind: str, words: str) -> Markup:
+    box = element("rect", {"class": f"bars {kind}", "x": 1, "y": 1, "width": 18, "height": 10})
+    swatch = {"class": "swatch", "viewBox": "0 0 20 12", "aria-hidden": "true"}
+    return element("span", {"class": "key"}, element("svg", swatch, box), words)
+
+
+def _defects(report: CategoryReport) -> Markup:
+    counts = report.result.counts
+    return defect_table(report.defects, good=counts["good"], false_alarms=counts["false_alarms"])
+
+
+def _gallery(reports: Sequence[CategoryReport]) -> Markup:
+    images = [image for report in reports for image in report.images]
+    # Misses and false alarms of all categories first, then the rest; each category's own order is
+    # that already.
+    images.sort(key=lambda one: (one.verdict in ("found", "passed"), -_wrong_by(one)))
+    return gallery(images, total=sum(len(report.labels) for report in reports))
+
+
+def _wrong_by(image) -> float:
+    return 1 - image.relative if image.is_defective else image.relative - 1
+
+
+def _set(report: CategoryReport) -> Markup:
+    if report.set_facts is not None:
+        return set_section(report.set_facts, model_set_digest=report.record.set_digest)
+    return element(
+        "p",
+        {"class": "note"},
+        "The negative set of this model was not given, so nothing is told of it here. To have it: ",
+        element("code", {}, "cutswap-det report … --set SHARDS"),
+        ", with the set of digest ",
+        element("code", {}, report.record.set_digest[:12]),
+        ".",
+    )
+
+
+def _details(reports: Sequence[CategoryReport]) -> Markup:
+    parts = []
+    for report in reports:
+        name = report.result.category
+        parts.append(folded(f"Model {name}", model_details(report.record, report.digest)))
+        if report.set_facts is not None:
+            facts = report.set_facts
+            parts.append(folded(f"Set {name}", set_details(facts.manifest, facts.digest)))
+    return joined(*parts)
+
+
+def _per_category(reports: Sequence[CategoryReport], inside) -> Markup:
+    if len(reports) == 1:
+        return inside(reports[0])
+    return joined(
+        *(
+            joined(element("h3", {}, element("bdi", {}, report.result.category)), inside(report))
+            for report in reports
+        )
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may load: its own style, its own script, pictures that it holds. No more."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _resource(name: str) -> str:
+    return resources.files("detector.html_report").joinpath(name).read_text(encoding="utf-8")
