@@ -28,8 +28,8 @@ from manifests.progress import progress_maker
     "sets",
     metavar="SET|URL",
     type=LocationType(),
-    help="The models' negative sets: one's folder, a root of several, or a URL; without it the page "
-    "says nothing of them.",
+    help="The models' negative sets: one's folder, a root of several, or a URL; without it the "
+    "page says nothing of them.",
 )
 @click.option(
     "--title", default="Inspection report", show_default=True, help="Heading of the page."
@@ -45,7 +45,7 @@ from manifests.progress import progress_maker
 @click.option(
     "--picture-px",
     type=click.IntRange(32, 2048),
-    default=256,
+    default=320,
     show_default=True,
     help="Longest side of their pictures in pixels; the file grows with its square.",
 )

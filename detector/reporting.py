@@ -23,7 +23,7 @@ from manifests.progress import ProgressMaker, quiet_progress
 from manifests.schema import read_manifest
 
 PICTURES = 1000
-PICTURE_PX = 256
+PICTURE_PX = 320
 SET_PICTURE_PX = 160
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from detector.calibration import HELD_OUT, OTHERS, TRAINING
 from detector.html_report.markup import Markup, element, joined
 from detector.html_report.tables import fact_table
+from detector.html_report.words import counted_thousands
 from detector.model_record import ModelRecord
 from manifests.schema import Manifest
 
@@ -26,6 +27,8 @@ _READING = (
     ("F1-max", "the best balance of precision and recall over all thresholds; chosen knowing the "
      "answers, so an upper bound"),
     ("Pixel AUROC, AP, F1-max", "the same over all pixels of the images with a ground truth"),
+    ("Pixel AUROC and AP, mean", "of each image by itself, then the mean over its kind of defect: "
+     "every image counts the same"),
     ("AUPRO", "mean part of each defect that is marked, over false-positive rates up to 0.3"),
     ("IoU", "mean overlap of the map cut at one half with the ground truth"),
     ("Threshold", "comes from good images alone, never from test images; an image whose score is "
@@ -52,7 +55,8 @@ def model_details(record: ModelRecord, digest: str) -> Markup:
         ("Model digest", _code(digest)),
         ("Set digest", _code(record.set_digest)),
         ("Detector", record.config.detector),
-        ("Network", f"{record.config.network}, " + (f"{updates} updates" if updates else "untuned")),
+        ("Network", record.config.network),
+        ("Training", counted_thousands(updates, "update") if updates else "untuned"),
         ("Canvas", f"{geometry.height}×{geometry.width} px, {geometry.fit}"),
         ("Image threshold", f"{image.value:.6g}"),
         ("Pixel threshold", f"{pixel.value:.6g}"),

@@ -9,7 +9,7 @@ import numpy as np
 from detector.html_report.markup import Markup, element
 from detector.html_report.plot import TOP_PX, Plot, line, tick_text, ticks
 
-WIDTH_PX, HEIGHT_PX = 640, 260
+WIDTH_PX, HEIGHT_PX = 420, 420
 SMALL_WIDTH_PX, SMALL_HEIGHT_PX = 360, 200
 MAX_BINS = 48
 AREA_EDGES = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
@@ -62,7 +62,7 @@ def score_histogram(relative: np.ndarray, labels: np.ndarray, *, name: str) -> M
             parts.append(_hover(plot, edges[i], edges[i + 1], words))
     x, bottom = plot.place(1, 0)
     parts.append(line((x, TOP_PX), (x, bottom), "threshold"))
-    is_right = x > 0.75 * WIDTH_PX
+    is_right = x > 0.7 * WIDTH_PX
     at = {"x": f"{x + (-6 if is_right else 6):.1f}", "y": TOP_PX + 10}
     parts.append(
         element(

@@ -37,9 +37,10 @@ def page(reports: Sequence[CategoryReport], *, title: str = DEFAULT_TITLE) -> st
     style = Markup(palette_css() + _resource("style.css"))
     script = Markup(_resource("page.js"))
     sections = _sections(reports)
+    rules = _policy(style, script)
     head = [
         element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": _policy(style, script)}),
+        element("meta", {"http-equiv": "Content-Security-Policy", "content": rules}),
         element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         element("meta", {"name": "referrer", "content": "no-referrer"}),
         element("meta", {"name": "generator", "content": "cutswap-det report"}),
@@ -71,7 +72,7 @@ def page(reports: Sequence[CategoryReport], *, title: str = DEFAULT_TITLE) -> st
     html = element(
         "html",
         {"lang": "en", "class": "show-heat show-truth"},
-        "\n",
+        Markup("\n"),
         element("head", {}, *(joined(one, Markup("\n")) for one in head)),
         element("body", {}, *(joined(one, Markup("\n")) for one in body)),
     )
@@ -167,37 +168,56 @@ def _curves(reports: Sequence[CategoryReport]) -> Markup:
     steps = [one.precision_recall for one in reports if one.precision_recall is not None]
     parts: list[Child] = []
     if roc:
-        parts.append(
+        parts += [
+            _card(
+                "ROC",
+                roc,
+                "AUROC",
+                "good images called defective",
+                "defective images found",
+                has_diagonal=True,
+            ),
+            _card(
+                "Precision and recall",
+                steps,
+                "AP",
+                "recall: defective images found",
+                "precision: calls that are right",
+            ),
+        ]
+    parts += [_scores(report) for report in reports]
+    words = "The test images are all of one class: there is no curve."
+    return joined(
+        None if roc else element("p", {"class": "note"}, words),
+        element("div", {"class": "plots"}, *parts),
+    )
+
+
+def _scores(report: CategoryReport) -> Markup:
+    result = report.result
+    return element(
+        "figure",
+        {"class": "card"},
+        element(
+            "figcaption",
+            {},
+            element("strong", {}, "Image scores"),
+            element("bdi", {}, result.category),
+        ),
+        score_histogram(report.relative, report.labels, name=result.category),
+        element(
+            "div",
+            {"class": "legend"},
             element(
-                "div",
-                {"class": "plots"},
-                _card("ROC", roc, "AUROC", "good images called defective",
-                      "defective images found", has_diagonal=True),
-                _card("Precision and recall", steps, "AP", "recall: defective images found",
-                      "precision: calls that are right"),
-            )
-        )  # fmt: skip
-    else:
-        words = "The test images are all of one class: there is no curve."
-        parts.append(element("p", {"class": "note"}, words))
-    for report in reports:
-        name = report.result.category
-        parts.append(
-            element(
-                "figure",
-                {"class": "card wide"},
+                "ul",
+                {},
+                element("li", {}, _swatch("good"), f"{thousands(result.counts['good'])} good"),
                 element(
-                    "figcaption",
-                    {},
-                    element("strong", {}, "Image scores"),
-                    element("span", {}, element("bdi", {}, name)),
-                    _key("good", f"{thousands(report.result.counts['good'])} good"),
-                    _key("bad", f"{thousands(report.result.counts['defective'])} defective"),
+                    "li", {}, _swatch("bad"), f"{thousands(result.counts['defective'])} defective"
                 ),
-                score_histogram(report.relative, report.labels, name=name),
-            )
-        )
-    return joined(*parts)
+            ),
+        ),
+    )
 
 
 def _card(
@@ -221,10 +241,9 @@ def _card(
     )
 
 
-def _key(kind: str, words: str) -> Markup:
+def _swatch(kind: str) -> Markup:
     box = element("rect", {"class": f"bars {kind}", "x": 1, "y": 1, "width": 18, "height": 10})
-    swatch = {"class": "swatch", "viewBox": "0 0 20 12", "aria-hidden": "true"}
-    return element("span", {"class": "key"}, element("svg", swatch, box), words)
+    return element("svg", {"class": "swatch", "viewBox": "0 0 20 12", "aria-hidden": "true"}, box)
 
 
 def _defects(report: CategoryReport) -> Markup:

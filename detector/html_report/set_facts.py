@@ -1,4 +1,4 @@
-"""What the page tells of a negative set: where anchors fall, how large masks are, some negatives."""
+"""What the page tells of a set: where anchors fall, how large masks are, some negatives."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -76,7 +77,11 @@ class ShownImage:
                     badge(self.verdict),
                     element("span", {"class": "number"}, f"{self.relative:.2f}"),
                 ),
-                element("p", {"class": "name", "title": self.name}, element("bdi", {}, self.name)),
+                element(
+                    "p",
+                    {"class": "name", "title": self.name},
+                    element("bdi", {}, PurePosixPath(self.name).name),
+                ),
                 element("p", {"class": "kind"}, element("bdi", {}, kind)),
                 element("p", {"class": "more"}, self._more()),
             ),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from detector.defect_results import DefectResult
 from detector.html_report.markup import Child, Markup, element, joined
-from detector.html_report.words import NONE, figure, percent, thousands
+from detector.html_report.words import NONE, counted_thousands, figure, percent, thousands
 from detector.report import METRIC_COLUMNS, OPTIONAL_METRICS, mean_metric
 from detector.results import EvalResult
 
@@ -92,7 +92,7 @@ def defect_table(defects: Sequence[DefectResult], *, good: int, false_alarms: in
     """
     heads = (
         "Defect type", "images", "found", "missed", "share found", "image AUROC",
-        "pixel AUROC", "pixel AP",
+        "pixel AUROC, mean", "pixel AP, mean",
     )  # fmt: skip
     rows = []
     for one in defects:
@@ -116,8 +116,8 @@ def defect_table(defects: Sequence[DefectResult], *, good: int, false_alarms: in
         element(
             "td",
             {"colspan": 4, "class": "words"},
-            f"{thousands(good - false_alarms)} passed, {thousands(false_alarms)} false alarms "
-            f"({percent(false_alarms, good)})",
+            f"{thousands(good - false_alarms)} passed, "
+            f"{counted_thousands(false_alarms, 'false alarm')} ({percent(false_alarms, good)})",
         ),
     )
     table = element(

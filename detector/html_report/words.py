@@ -51,9 +51,13 @@ def badge_shape(verdict: str) -> Markup:
 def shapes() -> Markup:
     """The verdicts' shapes, once per page, for `badge` to use."""
     symbols = [
-        element("symbol", {"id": f"v-{key}", "viewBox": "0 0 16 16"}, element("path", {"d": one.shape}))
+        element(
+            "symbol",
+            {"id": f"v-{key}", "viewBox": "0 0 16 16"},
+            element("path", {"d": one.shape}),
+        )
         for key, one in VERDICTS.items()
-    ]  # fmt: skip
+    ]
     return element("svg", {"class": "shapes", "aria-hidden": "true"}, joined(*symbols))
 
 
@@ -63,13 +67,15 @@ def figure(value: float | None) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A part of a whole in percent, with as many places as it can show."""
-    if not whole:
-        return NONE
-    share = 100 * part / whole
-    return f"{share:.0f} %" if share == int(share) or whole < 100 else f"{share:.1f} %"
+    """A part of a whole in percent."""
+    return f"{100 * part / whole:.1f} %" if whole else NONE
 
 
 def thousands(number: int) -> str:
     """11415 as 11,415."""
     return f"{number:,}"
+
+
+def counted_thousands(number: int, noun: str) -> str:
+    """`1 image`, `1,234 images`."""
+    return f"{thousands(number)} {noun}{'' if number == 1 else 's'}"
