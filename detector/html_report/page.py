@@ -86,7 +86,7 @@ def _sections(reports: Sequence[CategoryReport]) -> list[tuple[str, str, Markup]
         ("defects", "Defect types", _per_category(reports, _defects)),
         ("test-images", "Test images", _gallery(reports)),
         ("negatives", "Negative set", _per_category(reports, _set)),
-        ("details", "Settings and digests", _details(reports)),
+        ("details", "Reading help, settings, digests", _details(reports)),
     ]
 
 
@@ -145,7 +145,6 @@ def _summary(reports: Sequence[CategoryReport]) -> Markup:
         element("dl", {"class": "tiles"}, *tiles),
         summary_table(results, thresholds),
         element("ul", {"class": "notes"}, *notes) if notes else None,
-        folded("How to read this page", reading_help()),
     )
 
 
@@ -278,7 +277,7 @@ def _set(report: CategoryReport) -> Markup:
 
 
 def _details(reports: Sequence[CategoryReport]) -> Markup:
-    parts = []
+    parts = [folded("How to read this page", reading_help())]
     for report in reports:
         name = report.result.category
         parts.append(folded(f"Model {name}", model_details(report.record, report.digest)))

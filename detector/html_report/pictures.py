@@ -17,7 +17,7 @@ from manifests.annotate import fit_tile, heat_colours, heat_layer
 from manifests.geometry import Placement, restore_map
 
 PHOTO_QUALITY = 70
-HEAT_QUALITY = 60
+HEAT_STEPS = 64
 MAX_HEAT_PX = 112
 """Longest side of a heat map: maps are smooth, and the browser enlarges them."""
 
@@ -185,11 +185,18 @@ def _small(heat: np.ndarray) -> np.ndarray:
 
 
 def _heat_uri(heat: np.ndarray) -> str:
-    layer = heat_layer(heat, low=HEAT_LOW, high=HEAT_HIGH)
+    """A map in units of the threshold as a PNG of a few colours, some of them see-through.
+
+    Lossy formats spoil dark colours under little opacity, which turn green.
+    """
+    scaled = np.clip((heat - HEAT_LOW) / (HEAT_HIGH - HEAT_LOW), 0, 1)
+    steps = np.arange(HEAT_STEPS, dtype=np.float32)[None] / (HEAT_STEPS - 1)
+    palette = heat_layer(steps)[0]
+    image = Image.fromarray(np.rint(scaled * (HEAT_STEPS - 1)).astype(np.uint8))
+    image.putpalette(palette[:, :3].tobytes())
     buffer = io.BytesIO()
-    # JPEG has no transparency, and a PNG of a smooth map is several times as large.
-    Image.fromarray(layer).save(buffer, format="WEBP", quality=HEAT_QUALITY, method=4)
-    return _uri("image/webp", buffer)
+    image.save(buffer, format="PNG", transparency=palette[:, 3].tobytes(), optimize=True)
+    return _uri("image/png", buffer)
 
 
 def _uri(kind: str, buffer: io.BytesIO) -> str:

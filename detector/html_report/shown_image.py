@@ -120,7 +120,7 @@ def worst_first(relative: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def score_bar(relative: float) -> Markup:
     """A score as a bar from 0 to twice the threshold, with a notch at the threshold."""
     length = _BAR_PX * min(max(relative, 0.0) / 2, 1.0)
-    bar = {"height": 4, "rx": 2}
+    bar = {"height": 4}
     return element(
         "svg",
         {"class": "bar", "viewBox": f"0 0 {_BAR_PX} 4", "aria-hidden": "true",
