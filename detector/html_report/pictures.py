@@ -80,13 +80,13 @@ def picture_of(
         image: (H, W, 3) uint8, the original; larger ones than `tile_px` are shrunk, others stay.
         tile_px: longest side of the photograph.
         placement: of the image on the canvas; None where the image is the canvas.
-        heat: (Hc, Wc) float32 on the canvas, in units of the threshold.
+        heat: (Hc, Wc) float32 on the canvas, in units of the threshold; only with a placement.
         mask: (Hc, Wc) bool on the canvas.
     """
     shown = fit_tile(image, tile_px) if max(image.shape[:2]) > tile_px else image
     height, width = shown.shape[:2]
     layer = None
-    if heat is not None:
+    if heat is not None and placement is not None:
         layer = _heat_uri(_heat_on_image(heat, placement))
     path = None
     if mask is not None and mask.any():
@@ -160,10 +160,8 @@ def _path(mask: np.ndarray, offset: Sequence[float], scale: Sequence[float]) -> 
     return "".join(parts)
 
 
-def _heat_on_image(heat: np.ndarray, placement: Placement | None) -> np.ndarray:
+def _heat_on_image(heat: np.ndarray, placement: Placement) -> np.ndarray:
     """A score map (Hc, Wc) brought onto its image, in as many pixels as it is shown with."""
-    if placement is None:
-        return _small(heat)
     size = (placement.source_height, placement.source_width)
     scale = min(1.0, MAX_HEAT_PX / max(size))
     small = [max(1, round(side * scale)) for side in size]
@@ -178,10 +176,6 @@ def _heat_on_image(heat: np.ndarray, placement: Placement | None) -> np.ndarray:
     )
     there = replace(placement, source_height=small[0], source_width=small[1], source_box=box)
     return restore_map(heat, there)
-
-
-def _small(heat: np.ndarray) -> np.ndarray:
-    return fit_tile(heat, MAX_HEAT_PX) if max(heat.shape) > MAX_HEAT_PX else heat
 
 
 def _heat_uri(heat: np.ndarray) -> str:
