@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detector.cases import HEAT_HIGH, HEAT_LOW
 from detector.html_report.markup import Markup, element
+from detector.html_report.pictures import heat_ramp_uri
 from detector.html_report.shown_image import ShownImage
 from detector.html_report.words import VERDICTS, badge_shape, thousands
 
@@ -38,6 +40,7 @@ def gallery(images: Sequence[ShownImage], *, total: int) -> Markup:
         {"class": "test-images"},
         left_out,
         _controls(images, with_category=with_category),
+        _scale(),
         element("ul", {"class": "gallery", "id": "images"}, *items),
         element("p", {"class": "none", "id": "none", "hidden": True}, "No image is like that."),
         _viewer(),
@@ -84,6 +87,19 @@ def layer_buttons() -> Markup:
             for key, word in (("heat", "Heat map"), ("truth", "Ground truth"))
         ),
     )
+
+
+def _scale() -> Markup:
+    """What the heat maps' colours mean."""
+    ramp = {"class": "ramp", "alt": "to", "width": 90, "height": 10, "src": heat_ramp_uri()}
+    return element(
+        "p",
+        {"class": "scale"},
+        element("span", {}, f"Heat map: {HEAT_LOW:g}"),
+        element("img", ramp),
+        element("span", {}, f"{HEAT_HIGH:g} of the pixel threshold. Number and bar: the image's "
+                "score over its threshold, the notch at 1."),
+    )  # fmt: skip
 
 
 def _choice(key: str, word: str, count: int, *, is_pressed: bool = False) -> Markup:

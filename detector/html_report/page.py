@@ -86,7 +86,7 @@ def _sections(reports: Sequence[CategoryReport]) -> list[tuple[str, str, Markup]
         ("defects", "Defect types", _per_category(reports, _defects)),
         ("test-images", "Test images", _gallery(reports)),
         ("negatives", "Negative set", _per_category(reports, _set)),
-        ("details", "Reading help, settings, digests", _details(reports)),
+        ("details", "Details", _details(reports)),
     ]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from detector.html_report.markup import Child, Markup, element, joined
 
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 52, 14, 14, 44
+LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 60, 14, 14, 44
 
 
 @dataclass(frozen=True)

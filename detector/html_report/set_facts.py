@@ -201,7 +201,9 @@ def spread(rows: np.ndarray, levels: np.ndarray, count: int) -> list[int]:
     for number, own in enumerate(by_level):
         wanted = min(len(own), len(range(number, count, len(by_level))))
         if wanted:
-            chosen.update(own[(np.arange(wanted) * len(own)) // wanted].tolist())
+            # Each level a little further on, or all of them would show the same few normals.
+            steps = np.arange(wanted) * len(by_level) + number
+            chosen.update(own[steps * len(own) // (wanted * len(by_level))].tolist())
     return sorted(chosen)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import numpy as np
 
 from detector.html_report.histogram_plots import area_histogram
@@ -123,7 +125,11 @@ def _negative(policy: str, one: ShownNegative) -> Markup:
             one.negative.layers(alt=f"Negative of it by {policy}"),
         ),
         element("p", {"class": "kind"}, f"{level}mask {100 * one.area:.2g} %{fallback}"),
-        element("p", {"class": "name", "title": one.source}, element("bdi", {}, one.source)),
+        element(
+            "p",
+            {"class": "name", "title": one.source},
+            element("bdi", {}, PurePosixPath(one.source).name),
+        ),
     )
 
 
