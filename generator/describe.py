@@ -25,8 +25,6 @@ _DONORS = {"set": "other normals of the shard", "procedural": "patterns drawn fo
 def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     """What is in a set, line by line."""
     recipe = manifest.recipe
-    geometry = recipe.get("geometry")
-    geometry = geometry if isinstance(geometry, Mapping) else {}
     precision = f"{_said(recipe, 'precision')}, " if _any(recipe, "network") else ""
     rows = [
         ("digest", digest),
@@ -37,7 +35,7 @@ def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
         ("negatives", f"{manifest.counts['negatives']} ({_said(recipe, 'policies')})"),
         *_saliency_rows(manifest),
         *_donor_rows(manifest),
-        ("geometry", "{}x{} {}".format(*(geometry.get(k) for k in ("height", "width", "fit")))),
+        ("geometry", _geometry_words(recipe)),
         ("recipe", f"seed {_said(recipe, 'seed')}, {precision}store {_said(recipe, 'store')}"),
         *_origin_rows(manifest),
         ("shards", f"{len(manifest.shards)}, {_file_bytes(manifest) / 1e6:.1f} MB"),
@@ -45,6 +43,20 @@ def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     ]
     lines = [str(folder)] + [f"  {name:<10} {value}" for name, value in rows]
     return lines + fallback_lines(manifest)
+
+
+def _geometry_words(recipe: Mapping[str, Any]) -> str:
+    """As `Geometry.in_words` has it, which brings numpy with it."""
+    geometry = recipe.get("geometry")
+    geometry = geometry if isinstance(geometry, Mapping) else {}
+    words = "{}x{} {}".format(*(geometry.get(name) for name in ("height", "width", "fit")))
+    if "roi" not in geometry:
+        return words
+    try:
+        runs = geometry["roi"]["runs"]
+        return f"{words}, {100 * sum(runs[1::2]) / sum(runs):.0f} % inspected"
+    except (KeyError, TypeError, ZeroDivisionError):
+        return f"{words}, malformed region of interest"
 
 
 def _saliency_rows(manifest: Manifest) -> list[tuple[str, str]]:
