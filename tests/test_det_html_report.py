@@ -488,6 +488,57 @@ def test_a_set_of_another_build_is_named(fitted, sample_data, category_name, tmp
     assert "This is not the set that the model was fitted on" in out.read_text(encoding="utf-8")
 
 
+def test_outside_of_a_region_of_interest_no_heat_is_shown(sample_data, category_name, tmp_path):
+    photo = next((sample_data / category_name / "test" / "good").iterdir())
+    with Image.open(photo) as image:
+        wide, high = image.size
+    inspected = np.zeros((high, wide), np.uint8)
+    inspected[:, : wide // 2] = 255
+    Image.fromarray(inspected).save(tmp_path / "roi.png")
+    invoke_gen(
+        "build", sample_data, "--out", tmp_path / "s", "--image-size", 64, "--jobs", 1,
+        "--policies", "cutpaste", "--roi", tmp_path / "roi.png", "--quiet",
+    )  # fmt: skip
+    models, out = tmp_path / "m", tmp_path / "r.html"
+    invoke_det("fit", tmp_path / "s", "--out", models, "--updates", 0, "--quiet")
+    invoke_det("report", models, sample_data, "-o", out, "--set", tmp_path / "s", "--quiet")
+    found = _Tags(out.read_text(encoding="utf-8"))
+    heats = [row["src"] for tag, row in found.tags if tag == "img" and row.get("class") == "heat"]
+    assert len(heats) == 8 and "% inspected" in "".join(found.text)
+    covering = [np.asarray(_decoded(uri).convert("RGBA"))[..., 3] for uri in heats]
+    half = covering[0].shape[1] // 2
+    assert max(one[:, half + 1 :].max() for one in covering) == 0
+    assert max(one[:, :half].max() for one in covering) > 0
+
+
+def test_an_image_that_changed_its_shape_is_named(fitted, sample_data, category_name, tmp_path):
+    from detector.evaluate import evaluate
+    from detector.html_report.category_report import category_report
+    from detector.model import load_model
+    from detector.model_record import read_record
+    from detector.results import measure
+    from manifests.datasets import open_data
+    from manifests.errors import ImageError
+
+    invoke_gen(
+        "build", sample_data, "--out", tmp_path / "s", "--image-size", 64, "--jobs", 1,
+        "--policies", "cutpaste", "--fit", "letterbox", "--quiet",
+    )  # fmt: skip
+    invoke_det("fit", tmp_path / "s", "--out", tmp_path / "m", "--updates", 0, "--quiet")
+    shutil.copytree(sample_data / category_name, tmp_path / "d" / category_name)
+    (data,) = open_data(tmp_path / "d")
+    folder = tmp_path / "m" / category_name
+    model = load_model(folder)
+    evaluation = evaluate(model, data, max_pixels=10**7)
+    changed = evaluation.samples[0].path
+    Image.new("RGB", (40, 200)).save(changed)
+    with pytest.raises(ImageError, match=changed.name):
+        category_report(
+            measure(category_name, model, evaluation), model, read_record(folder), evaluation,
+            pictures=100, picture_px=64, max_pixels=10**7,
+        )  # fmt: skip
+
+
 def test_errors_are_one_line_and_leave_nothing(fitted, built, sample_data, tmp_path):
     cases = [
         (("report", fitted, sample_data, "-o", tmp_path), "is a folder"),

@@ -17,7 +17,7 @@ from detector.model_record import ModelRecord
 from detector.report import relative_to
 from detector.results import EvalResult
 from manifests.errors import ImageError
-from manifests.geometry import place
+from manifests.geometry import Placement, place
 from manifests.images import read_image
 
 
@@ -80,8 +80,7 @@ def category_report(
         sample = evaluation.samples[i]
         image = read_image(sample.path, max_pixels=max_pixels)
         placement = place(*image.shape[:2], model.geometry)
-        box = placement.canvas_box
-        if not evaluation.valid[i][box[0] : box[0] + box[2], box[1] : box[1] + box[3]].all():
+        if not np.array_equal(evaluation.valid[i], _counted(placement)):
             raise ImageError("has another shape than when it was scored", path=sample.path)
         images.append(
             ShownImage(
@@ -117,6 +116,15 @@ def category_report(
         images=tuple(images),
         set_facts=set_facts,
     )
+
+
+def _counted(placement: Placement) -> np.ndarray:
+    """(H, W) bool, the canvas's pixels that count for an image that lies so."""
+    geometry = placement.geometry
+    counted = np.zeros((geometry.height, geometry.width), dtype=bool)
+    y, x, h, w = placement.canvas_box
+    counted[y : y + h, x : x + w] = True
+    return counted if geometry.roi_mask is None else counted & geometry.roi_mask
 
 
 def relative_scores(scores: np.ndarray, threshold: float) -> np.ndarray:

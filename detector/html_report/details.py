@@ -57,7 +57,7 @@ def model_details(record: ModelRecord, digest: str) -> Markup:
         ("Detector", record.config.detector),
         ("Network", record.config.network),
         ("Training", counted_thousands(updates, "update") if updates else "untuned"),
-        ("Canvas", f"{geometry.height}×{geometry.width} px, {geometry.fit}"),
+        ("Canvas", geometry.in_words),
         ("Image threshold", f"{image.value:.6g}"),
         ("Pixel threshold", f"{pixel.value:.6g}"),
         ("Thresholds from", f"{image.n} {_SOURCES[record.calibrated_on]}"),
