@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 from detector.html_report.category_report import CategoryReport
@@ -15,6 +15,7 @@ from detector.html_report.histogram_plots import score_histogram
 from detector.html_report.markup import Child, Markup, element, joined
 from detector.html_report.palette import palette_css
 from detector.html_report.set_section import set_section
+from detector.html_report.shown_image import ShownImage
 from detector.html_report.tables import defect_table, summary_table
 from detector.html_report.words import figure, percent, shapes, thousands
 from detector.report import mean_metric
@@ -258,7 +259,7 @@ def _gallery(reports: Sequence[CategoryReport]) -> Markup:
     return gallery(images, total=sum(len(report.labels) for report in reports))
 
 
-def _wrong_by(image) -> float:
+def _wrong_by(image: ShownImage) -> float:
     return 1 - image.relative if image.is_defective else image.relative - 1
 
 
@@ -287,7 +288,9 @@ def _details(reports: Sequence[CategoryReport]) -> Markup:
     return joined(*parts)
 
 
-def _per_category(reports: Sequence[CategoryReport], inside) -> Markup:
+def _per_category(
+    reports: Sequence[CategoryReport], inside: Callable[[CategoryReport], Markup]
+) -> Markup:
     if len(reports) == 1:
         return inside(reports[0])
     return joined(

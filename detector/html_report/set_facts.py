@@ -142,8 +142,8 @@ def read_set_facts(
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
     """Rows and columns of about square cells, `GRID_CELLS` along the canvas's longer side."""
-    longer = max(height, width)
-    return tuple(max(1, round(GRID_CELLS * side / longer)) for side in (height, width))  # type: ignore[return-value]
+    scale = GRID_CELLS / max(height, width)
+    return max(1, round(scale * height)), max(1, round(scale * width))
 
 
 def anchor_counts(anchors: np.ndarray, height: int, width: int) -> np.ndarray:
