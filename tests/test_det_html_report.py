@@ -393,7 +393,7 @@ def test_the_page_tells_metrics_counts_and_means(fitted, category_name):
     found = _Tags(page([one, two], title="Line 3"))
     told = " ".join(part.strip() for part in found.text if part.strip())
     assert "Line 3" in told and "mean of 2 categories" in told
-    assert re.search(r"Mean of metrics, sum of images 0\.500 0\.500 0\.250 0\.125 — 1\.000", told)
+    assert re.search(r"Mean, total 0\.500 0\.500 0\.250 0\.125 — 1\.000", told)
     assert re.search(r"6 6 2 2 — —", told)  # good, defective, missed, false alarms; thresholds
     assert "--set SHARDS" in told and one.record.set_digest[:12] in told
     assert page([one, two], title="Line 3") == page([one, two], title="Line 3")

@@ -31,6 +31,7 @@ _READING = (
      "every image counts the same"),
     ("AUPRO", "mean part of each defect that is marked, over false-positive rates up to 0.3"),
     ("IoU", "mean overlap of the map cut at one half with the ground truth"),
+    ("Mean, total", "the mean of the categories' metrics, the sum of their images"),
     ("Threshold", "comes from good images alone, never from test images; an image whose score is "
      "above it is called defective"),
     ("Missed", "a defective image at or below the threshold"),

@@ -16,9 +16,9 @@ from detector.html_report.markup import Child, Markup, element, joined
 from detector.html_report.palette import palette_css
 from detector.html_report.set_section import set_section
 from detector.html_report.shown_image import ShownImage
-from detector.html_report.tables import defect_table, summary_table
-from detector.html_report.words import figure, percent, shapes, thousands
-from detector.report import mean_metric
+from detector.html_report.summary import header, summary
+from detector.html_report.tables import defect_table
+from detector.html_report.words import shapes, thousands
 
 DEFAULT_TITLE = "Inspection report"
 _ICON = (
@@ -55,7 +55,7 @@ def page(reports: Sequence[CategoryReport], *, title: str = DEFAULT_TITLE) -> st
     body = [
         element("a", {"class": "skip", "href": "#summary"}, "Skip to the results"),
         shapes(),
-        _header(reports, title),
+        header(reports, title),
         element("nav", {"aria-label": "Sections"}, element("ul", {}, *links)),
         element(
             "main",
@@ -82,85 +82,13 @@ def page(reports: Sequence[CategoryReport], *, title: str = DEFAULT_TITLE) -> st
 
 def _sections(reports: Sequence[CategoryReport]) -> list[tuple[str, str, Markup]]:
     return [
-        ("summary", "Summary", _summary(reports)),
+        ("summary", "Summary", summary(reports)),
         ("curves", "Curves", _curves(reports)),
         ("defects", "Defect types", _per_category(reports, _defects)),
         ("test-images", "Test images", _gallery(reports)),
         ("negatives", "Negative set", _per_category(reports, _set)),
         ("details", "Details", _details(reports)),
     ]
-
-
-def _header(reports: Sequence[CategoryReport], title: str) -> Markup:
-    results = [report.result for report in reports]
-    names = ", ".join(result.category for result in results[:4])
-    if len(results) > 4:
-        names += f" and {len(results) - 4} more"
-    total = sum(result.counts["good"] + result.counts["defective"] for result in results)
-    detectors = ", ".join(sorted({report.record.config.detector for report in reports}))
-    return element(
-        "header",
-        {},
-        element("h1", {}, title),
-        element(
-            "p",
-            {"class": "lead"},
-            element("bdi", {}, names),
-            f" · {thousands(total)} test images · {detectors}",
-        ),
-    )
-
-
-def _summary(reports: Sequence[CategoryReport]) -> Markup:
-    results = [report.result for report in reports]
-
-    def total(name: str) -> int:
-        return sum(result.counts[name] for result in results)
-
-    def mean(name: str) -> str:
-        return figure(mean_metric([result.metrics.get(name) for result in results]))
-
-    defective, good = total("defective"), total("good")
-    of_all = "" if len(results) == 1 else f"mean of {len(results)} categories"
-    tiles = [
-        _tile("Image AUROC", mean("image_auroc"), of_all or "good against defective images"),
-        _tile("Pixel AUROC", mean("pixel_auroc"), of_all or "where the defects are"),
-        _tile("AUPRO", mean("aupro"), of_all or "each defect counts the same"),
-        _tile("Missed", thousands(total("misses")), _of(total("misses"), defective, "defective")),
-        _tile(
-            "False alarms",
-            thousands(total("false_alarms")),
-            _of(total("false_alarms"), good, "good"),
-        ),
-    ]
-    thresholds = [
-        (report.record.image_threshold.value, report.record.pixel_threshold.value)
-        for report in reports
-    ]
-    notes = [
-        element("li", {}, element("bdi", {}, f"{result.category}: {note}"))
-        for result in results
-        for note in result.notes
-    ]
-    return joined(
-        element("dl", {"class": "tiles"}, *tiles),
-        summary_table(results, thresholds),
-        element("ul", {"class": "notes"}, *notes) if notes else None,
-    )
-
-
-def _tile(name: str, value: str, note: str) -> Markup:
-    return element(
-        "div",
-        {"class": "card tile"},
-        element("dt", {}, name),
-        element("dd", {"class": "value"}, value),
-        element("dd", {"class": "note"}, note),
-    )
-
-
-def _of(part: int, whole: int, noun: str) -> str:
-    return f"of {thousands(whole)} {noun} images, {percent(part, whole)}"
 
 
 def _curves(reports: Sequence[CategoryReport]) -> Markup:

@@ -72,7 +72,7 @@ def summary_table(
         for key in ("good", "defective", "misses", "false_alarms"):
             cells.append(thousands(sum(result.counts[key] for result in results)))
         cells += [NONE, NONE]
-        foot = element("tfoot", {}, _row("Mean of metrics, sum of images", cells, starts))
+        foot = element("tfoot", {}, _row("Mean, total", cells, starts))
     table = element(
         "table",
         {"class": "figures"},
