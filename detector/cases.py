@@ -30,6 +30,7 @@ class Case:
         label: 0 good, 1 defective.
         defect: its kind, "good" for a good one.
         name: file name.
+        is_called: whether the part is called defective; None for a score above 1.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Case:
     label: int
     defect: str
     name: str
+    is_called: bool | None = None
 
 
 def choose_cases(
@@ -119,7 +121,7 @@ def case_sheet(path: Path, cases: Sequence[Case], *, per_group: int = 6, title: 
 
 def _case_tiles(case: Case) -> tuple[Tile, Tile, Tile, Tile]:
     image, heat = fit_tile(case.image, CASE_TILE_PX), fit_tile(case.heat, CASE_TILE_PX)
-    is_called = case.score > 1
+    is_called = case.score > 1 if case.is_called is None else case.is_called
     verdict = "" if is_called == bool(case.label) else "missed" if case.label else "false alarm"
     facts = [case.defect, f"{case.score:.2f}", verdict]
     picture = overlay(image, heat, low=HEAT_LOW, high=HEAT_HIGH)

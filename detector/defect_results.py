@@ -18,7 +18,7 @@ class DefectResult:
     Attributes:
         defect: its name.
         images: with it, in the test set.
-        found: of them, above the image threshold.
+        found: of them, called defective.
         auroc: of its images against all good ones, 0 to 1; None without good images.
         pixel_auroc: mean over its images with a mask of each image's own; None without any.
         pixel_ap: likewise.
@@ -35,18 +35,18 @@ class DefectResult:
 
     @property
     def missed(self) -> int:
-        """Images not above the threshold."""
+        """Images not called."""
         return self.images - self.found
 
 
 def defect_results(
-    evaluation: Evaluation, threshold: float, within: Sequence[tuple[float, float] | None]
+    evaluation: Evaluation, called: np.ndarray, within: Sequence[tuple[float, float] | None]
 ) -> tuple[DefectResult, ...]:
     """One result per kind of defect, the hardest to tell from good images first.
 
     Args:
         evaluation: of the category.
-        threshold: of raw image scores; a score above it is called defective.
+        called: (n,) bool, the images that the model calls defective.
         within: `pixel_metrics_of_images` of it.
     """
     labels = evaluation.labels
@@ -61,7 +61,7 @@ def defect_results(
             DefectResult(
                 defect=kind,
                 images=int(chosen.sum()),
-                found=int((evaluation.scores[chosen] > threshold).sum()),
+                found=int(called[chosen].sum()),
                 auroc=image_metrics(evaluation.scores[both], labels[both]).auroc,
                 pixel_auroc=_mean(aurocs),
                 pixel_ap=_mean([one[1] for one in inside if one is not None]),

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.calibration import HELD_OUT, OTHERS, TRAINING
+from detector.score_record import VERDICTS, image_record
 from manifests.durations import duration
+from manifests.terminal import printable
 
 if TYPE_CHECKING:
     from detector.model_record import ModelRecord
     from detector.pipeline import FitSummary
     from detector.recalibrate import Recalibrated
-    from detector.scoring import ScoredImage
+    from detector.score_record import RecordedModel
+    from detector.scored_image import ScoredImage
 
-VERDICTS = {True: "defect", False: "good"}
 _OF_SOURCE = {TRAINING: "", HELD_OUT: " that training left out", OTHERS: " seen after the fit"}
 
 
@@ -121,34 +123,28 @@ def _false_alarms(interval: tuple[float, float]) -> str:
     return f"{low} to {high} % false alarms (95 %)"
 
 
-def score_lines(rows: Sequence[ScoredImage], output: str) -> str:
-    """Scores and verdicts as "table", "csv" or "json", with a newline at the end."""
-    records = [
-        {
-            "path": str(row.path),
-            "score": row.score,
-            "normalised": row.normalised,
-            "p_value": row.p_value,
-            "verdict": VERDICTS[row.is_defect],
-        }
-        for row in rows
-    ]
+def score_lines(
+    rows: Sequence[ScoredImage], output: str, *, model: RecordedModel | None = None
+) -> str:
+    """Scores and verdicts as "table", "csv" or "json", with a newline at the end.
+
+    Args:
+        model: what judged; for "json" alone, which holds regions too.
+    """
     if output == "json":
-        return json.dumps(records, indent=1) + "\n"
+        return json.dumps([image_record(row, model) for row in rows], indent=1) + "\n"
     if output == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(
-            text,
-            fieldnames=["path", "score", "normalised", "p_value", "verdict"],
-            lineterminator="\n",
-        )
-        writer.writeheader()
-        writer.writerows(records)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "score", "normalised", "p_value", "verdict"])
+        for row in rows:
+            verdict = VERDICTS[row.is_defect]
+            writer.writerow([row.path, row.score, row.normalised, row.p_value, verdict])
         return text.getvalue()
     lines = [f"{'score':>10}  {'/threshold':>10}  {'p':>7}  {'verdict':<7}  image"]
     lines += [
-        f"{r['score']:>10.4f}  {r['normalised']:>10.3f}  {r['p_value']:>7.2g}  {r['verdict']:<7}  "
-        f"{r['path']}"
-        for r in records
+        f"{row.score:>10.4f}  {row.normalised:>10.3f}  {row.p_value:>7.2g}  "
+        f"{VERDICTS[row.is_defect]:<7}  {printable(str(row.path))}"
+        for row in rows
     ]
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
 from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
 from detector.metrics import roc_curve
+from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import TENSOR_FILES, read_record
@@ -337,11 +338,16 @@ def evaluate_models(
     *,
     device: str = "cpu",
     cases: int = 6,
+    min_area: MinArea = ANY_AREA,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     make_progress: ProgressMaker = quiet_progress,
 ) -> list[EvalResult]:
-    """Evaluates every (model folder, data category) and writes `out/`: metrics and pictures."""
+    """Evaluates every (model folder, data category) and writes `out/`: metrics and pictures.
+
+    Args:
+        min_area: what verdicts ask of regions; no metric depends on it.
+    """
     from detector.report import plot_roc, write_category_report
 
     out = Path(out)
@@ -356,6 +362,7 @@ def evaluate_models(
             model,
             category,
             max_pixels=max_pixels,
+            min_area=min_area,
             skip_bad=skip_bad,
             progress=make_progress(f"eval {category.name}", "images"),
         )

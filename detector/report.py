@@ -91,7 +91,7 @@ def heatmap_image(
     Returns:
         (H, W, 3) uint8.
     """
-    picture = overlay(original, relative_to(map, threshold), low=low, high=high)
+    picture = overlay(original, relative_values(map, threshold), low=low, high=high)
     if mask is None:
         return picture
     # A line of two pixels cannot be seen in a photo of some megapixels.
@@ -151,21 +151,23 @@ def write_category_report(
         if evaluation.has_truth[index]:
             truth = fit_tile(restore_mask(evaluation.masks[index], placement), CASE_TILE_PX)
         full = restore_map(evaluation.maps[index], placement)
+        verdict = None if evaluation.verdicts is None else bool(evaluation.verdicts[index])
         loaded.append(
             Case(  # shrunk at once: the originals of all cases together may not fit in memory
                 image=fit_tile(image, CASE_TILE_PX),
-                heat=fit_tile(relative_to(full, pixel_threshold), CASE_TILE_PX),
+                heat=fit_tile(relative_values(full, pixel_threshold), CASE_TILE_PX),
                 truth=truth,
-                score=float(relative_to(scores[index], image_threshold)),
+                score=float(relative_values(scores[index], image_threshold)),
                 label=int(labels[index]),
                 defect=sample.defect,
                 name=sample.path.name,
+                is_called=verdict,
             )
         )
     case_sheet(folder / "cases.png", loaded, per_group=cases, title=f"{folder.name}: cases")
 
 
-def relative_to(values: np.ndarray, threshold: float) -> np.ndarray:
+def relative_values(values: np.ndarray, threshold: float) -> np.ndarray:
     """Raw scores over their threshold."""
     # A bank that holds every training patch gives a threshold of zero; what exceeds it is still
     # above 1 then.

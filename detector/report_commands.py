@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from detector.score_options import min_area_option
 from manifests import command_line as common
 from manifests.errors import ConfigError
 from manifests.option_types import LocationType
@@ -58,6 +59,7 @@ from manifests.progress import progress_maker
     help="File naming the training images (layouts mtd and labelled); training files are left out "
     "in any case.",
 )
+@min_area_option
 @common.megapixel_option
 @common.skip_bad_option
 @common.overwrite_option
@@ -76,6 +78,7 @@ def report(
     categories,
     data_format,
     train_list,
+    min_area,
     max_megapixels,
     skip_bad,
     overwrite,
@@ -114,6 +117,7 @@ def report(
         pictures=pictures,
         picture_px=picture_px,
         device=resolve_device(device),
+        min_area=min_area,
         max_pixels=round(max_megapixels * 1e6),
         skip_bad=skip_bad,
         overwrite=overwrite,

@@ -11,6 +11,7 @@ from detector.evaluate import evaluate
 from detector.html_report.category_report import CategoryReport, category_report
 from detector.html_report.page import DEFAULT_TITLE, page
 from detector.html_report.set_facts import SetFacts, read_set_facts
+from detector.min_area import ANY_AREA, MinArea
 from detector.model import load_model
 from detector.model_record import read_record
 from detector.results import EvalResult, measure
@@ -68,6 +69,7 @@ def write_html_report(
     pictures: int = PICTURES,
     picture_px: int = PICTURE_PX,
     device: str = "cpu",
+    min_area: MinArea = ANY_AREA,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     overwrite: bool = False,
@@ -81,6 +83,7 @@ def write_html_report(
         title: heading of the page.
         pictures: test images shown at most per category.
         picture_px: longest side of their pictures.
+        min_area: what verdicts ask of regions; no metric depends on it.
         overwrite: replace a file that is there.
 
     Raises:
@@ -100,6 +103,7 @@ def write_html_report(
             model,
             category,
             max_pixels=max_pixels,
+            min_area=min_area,
             skip_bad=skip_bad,
             progress=make_progress(f"eval {category.name}", "images"),
         )

@@ -91,11 +91,11 @@ def test_precision_and_recall_by_hand():
     assert thresholds.tolist() == [5, 4, 3, 1]
     assert recall == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
     assert precision == pytest.approx([1, 1 / 2, 2 / 4, 3 / 5])
-    curve = precision_recall_of("c", scores, labels, 3.5)
+    curve = precision_recall_of("c", scores, labels, scores > 3.5)
     # Back from each point to the recall before it: 1/3 · 1 + 1/3 · 1/2 + 1/3 · 3/5.
     assert curve.area == pytest.approx((1 + 1 / 2 + 3 / 5) / 3)
     assert curve.limit == pytest.approx((1 / 3, 1 / 2))
-    assert precision_recall_of("c", scores, labels, 9.0).limit == (0, 1)
+    assert precision_recall_of("c", scores, labels, scores > 9).limit == (0, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -105,8 +105,8 @@ def test_areas_under_the_drawn_lines_are_the_metrics(seed):
     scores = np.round(rng.normal(size=40) + labels, 1)
     metrics = image_metrics(scores, labels)
     for curve, area in (
-        (roc_of("c", scores, labels, 0.5), metrics.auroc),
-        (precision_recall_of("c", scores, labels, 0.5), metrics.ap),
+        (roc_of("c", scores, labels, scores > 0.5), metrics.auroc),
+        (precision_recall_of("c", scores, labels, scores > 0.5), metrics.ap),
     ):
         x, y = np.array(curve.points).T
         assert (np.diff(x) >= 0).all()
@@ -119,7 +119,7 @@ def test_a_curve_lies_where_it_should_by_hand():
     plot = Plot(420, 420, (0, 1), (0, 1))
     assert plot.place(0, 0) == (60, 376) and plot.place(1, 1) == (406, 14)
     assert plot.path([(0, 0), (0.5, 0.25), (1, 1)]) == "M60.0 376.0L233.0 285.5L406.0 14.0"
-    curve = roc_of("c", np.array([3.0, 2.0, 1.0]), np.array([1, 0, 1]), 2.5)
+    curve = roc_of("c", np.array([3.0, 2.0, 1.0]), np.array([1, 0, 1]), np.array([1, 0, 0], bool))
     assert curve.points == ((0, 0), (0, 0.5), (1, 0.5), (1, 1)) and curve.limit == (0, 0.5)
     picture = curve_picture([curve], title="ROC", x_label="x", y_label="y")
     assert 'd="M60.0 376.0L60.0 195.0L406.0 195.0L406.0 14.0"' in picture
@@ -168,7 +168,11 @@ def test_verdicts_do_not_depend_on_rounding():
     assert ((relative > 1) == (scores > threshold)).all()
     assert relative[2] == pytest.approx(0.5)
     assert relative_scores(np.array([0.0, 1e-20]), 0.0).tolist() == [0.0, np.nextafter(1.0, 2.0)]
-    names = [verdict_of(value, is_defective=bad) for value in (1.0, 1.1) for bad in (True, False)]
+    names = [
+        verdict_of(is_called=called, is_defective=bad)
+        for called in (False, True)
+        for bad in (True, False)
+    ]
     assert names == ["missed", "passed", "found", "false-alarm"]
 
 
@@ -177,7 +181,7 @@ def test_the_worst_come_first_by_hand():
     labels = np.array([0, 0, 0, 1, 1, 1, 1], dtype=bool)
     # Wrong: 1.4 good (by 0.4), 0.7 missed (0.3), 0.95 missed (0.05); right: 0.9 and 1.1 are
     # nearest, then 0.2, then 3.0.
-    assert worst_first(relative, labels).tolist() == [1, 3, 4, 2, 5, 0, 6]
+    assert worst_first(relative, labels, relative > 1).tolist() == [1, 3, 4, 2, 5, 0, 6]
 
 
 # Results per kind of defect
@@ -212,7 +216,7 @@ def test_results_per_kind_of_defect_by_hand():
     evaluation = _evaluation()
     within = pixel_metrics_of_images(evaluation)
     assert [one if one is None else one[0] for one in within] == [None, None, 1.0, None, 0.5]
-    crack, dent = defect_results(evaluation, 2.5, within)
+    crack, dent = defect_results(evaluation, evaluation.scores > 2.5, within)
     # The hardest first: 0.5 is below both good scores; 2 beats one of them, 4 both.
     assert (crack.defect, crack.images, crack.found, crack.missed) == ("crack", 1, 0, 1)
     assert (crack.auroc, crack.pixel_auroc, crack.masked) == (0.0, 0.5, 1)
@@ -458,6 +462,20 @@ def test_report_tells_of_model_data_and_set(fitted, built, sample_data, category
     invoke_det(*arguments, "--overwrite", "--title", "Line <3>")
     assert out.read_bytes() == before
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+
+
+def test_verdicts_ask_for_regions_as_those_of_eval_do(fitted, sample_data, tmp_path):
+    out = tmp_path / "r.html"
+    large = ("--min-area", "100%", "--quiet", "--json")
+    (summary,) = json.loads(invoke_det("report", fitted, sample_data, "-o", out, *large).stdout)
+    (record,) = json.loads(
+        invoke_det("eval", fitted, sample_data, "--out", tmp_path / "r", *large).stdout
+    )
+    assert summary["results"] == [record] and record["counts"]["misses"] == 4
+    found = _Tags(out.read_text(encoding="utf-8"))
+    verdicts = [row["data-verdict"] for tag, row in found.tags if row.get("class") == "item"]
+    assert sorted(verdicts) == ["missed"] * 4 + ["right"] * 4
+    assert "region of at least" in "".join(found.text)
 
 
 def test_fewer_pictures_keep_the_worst_and_say_so(fitted, sample_data, tmp_path):

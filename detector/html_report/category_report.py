@@ -14,7 +14,7 @@ from detector.html_report.set_facts import SetFacts
 from detector.html_report.shown_image import ShownImage, worst_first
 from detector.model import Model
 from detector.model_record import ModelRecord
-from detector.report import relative_to
+from detector.report import relative_values
 from detector.results import EvalResult
 from manifests.errors import ImageError
 from manifests.geometry import Placement, place
@@ -26,7 +26,7 @@ class CategoryReport:
     """One category.
 
     Attributes:
-        relative: (n,) float64 scores over the threshold, above 1 where an image is called.
+        relative: (n,) float64 scores over the threshold.
         labels: (n,) bool, True for defective.
         roc, precision_recall: None where there is only one class.
         images: those that are shown, the worst first.
@@ -61,7 +61,7 @@ def category_report(
     Args:
         result: its metrics.
         record: of the model, and the model digest.
-        evaluation: scores, maps and masks.
+        evaluation: scores, maps, masks and verdicts.
         pictures: images shown at most.
         picture_px: longest side of their pictures.
         max_pixels: limit of the images read again.
@@ -71,12 +71,13 @@ def category_report(
     """
     threshold = model.image_threshold.value
     scores, labels = evaluation.scores, evaluation.labels.astype(bool)
+    called = scores > threshold if evaluation.verdicts is None else evaluation.verdicts
     relative = relative_scores(scores, threshold)
     within = pixel_metrics_of_images(evaluation)
     rarities = model.calibration.p_values(scores)
     heat_unit = model.pixel_threshold.value
     images = []
-    for i in worst_first(relative, labels)[:pictures].tolist():
+    for i in worst_first(relative, labels, called)[:pictures].tolist():
         sample = evaluation.samples[i]
         image = read_image(sample.path, max_pixels=max_pixels)
         placement = place(*image.shape[:2], model.geometry)
@@ -88,6 +89,7 @@ def category_report(
                 name=sample.source,
                 defect=sample.defect,
                 is_defective=bool(labels[i]),
+                is_called=bool(called[i]),
                 score=float(scores[i]),
                 relative=float(relative[i]),
                 p_value=float(rarities[i]),
@@ -96,7 +98,7 @@ def category_report(
                     image,
                     tile_px=picture_px,
                     placement=placement,
-                    heat=relative_to(evaluation.maps[i], heat_unit),
+                    heat=relative_values(evaluation.maps[i], heat_unit),
                     mask=evaluation.masks[i] if evaluation.has_truth[i] else None,
                 ),
             )
@@ -108,11 +110,11 @@ def category_report(
         digest=record[1],
         relative=relative,
         labels=labels,
-        roc=roc_of(result.category, scores, labels, threshold) if has_both else None,
-        precision_recall=precision_recall_of(result.category, scores, labels, threshold)
+        roc=roc_of(result.category, scores, labels, called) if has_both else None,
+        precision_recall=precision_recall_of(result.category, scores, labels, called)
         if has_both
         else None,
-        defects=defect_results(evaluation, threshold, within),
+        defects=defect_results(evaluation, called, within),
         images=tuple(images),
         set_facts=set_facts,
     )
@@ -132,6 +134,6 @@ def relative_scores(scores: np.ndarray, threshold: float) -> np.ndarray:
 
     A division rounds, and a verdict must not depend on that.
     """
-    relative = relative_to(scores, threshold).astype(np.float64)
+    relative = relative_values(scores, threshold).astype(np.float64)
     above = np.nextafter(1.0, 2.0)
     return np.where(scores > threshold, np.maximum(relative, above), np.minimum(relative, 1.0))

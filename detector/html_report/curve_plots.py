@@ -25,7 +25,7 @@ class Curve:
         name: of the category.
         points: (x, y) of its corners, x never falling.
         area: under it.
-        limit: (x, y) of the threshold's verdicts.
+        limit: (x, y) of the model's verdicts.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Curve:
     limit: tuple[float, float]
 
 
-def roc_of(name: str, scores: np.ndarray, labels: np.ndarray, threshold: float) -> Curve:
-    """The ROC curve of (n,) image scores with both classes; `threshold` in their units."""
+def roc_of(name: str, scores: np.ndarray, labels: np.ndarray, called: np.ndarray) -> Curve:
+    """The ROC curve of (n,) image scores with both classes; `called` (n,) bool are the verdicts."""
     fpr, tpr, _ = roc_curve(scores, labels)
-    called, is_bad = scores > threshold, labels.astype(bool)
+    is_bad = labels.astype(bool)
     return Curve(
         name=name,
         points=tuple(zip(fpr.tolist(), tpr.tolist(), strict=True)),
@@ -47,7 +47,7 @@ def roc_of(name: str, scores: np.ndarray, labels: np.ndarray, threshold: float) 
 
 
 def precision_recall_of(
-    name: str, scores: np.ndarray, labels: np.ndarray, threshold: float
+    name: str, scores: np.ndarray, labels: np.ndarray, called: np.ndarray
 ) -> Curve:
     """The steps of precision over recall, whose area is the average precision; as `roc_of`.
 
@@ -59,7 +59,7 @@ def precision_recall_of(
         points += [(before, p), (r, p)]
         area += (r - before) * p
         before = r
-    called, is_bad = scores > threshold, labels.astype(bool)
+    is_bad = labels.astype(bool)
     found = int(np.count_nonzero(called & is_bad))
     calls = int(np.count_nonzero(called))
     return Curve(

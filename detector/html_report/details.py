@@ -33,9 +33,9 @@ _READING = (
     ("IoU", "mean overlap of the map cut at one half with the ground truth"),
     ("Mean, total", "the mean of the categories' metrics, the sum of their images"),
     ("Threshold", "comes from good images alone, never from test images; an image whose score is "
-     "above it is called defective"),
-    ("Missed", "a defective image at or below the threshold"),
-    ("False alarm", "a good image above the threshold"),
+     "above it is called defective, unless --min-area asks for more"),
+    ("Missed", "a defective image that is not called so"),
+    ("False alarm", "a good image that is called defective"),
     ("p", "the share of good images, of those the thresholds come from, that score as high"),
     ("Heat map", "the score of each place over the pixel threshold: dark below 0.5, pale from 1.5 "
      "on, the same for all images"),

@@ -23,8 +23,9 @@ class ShownImage:
         name: its file below the category's folder.
         defect: its kind, "good" for a good one.
         is_defective: whether it is.
+        is_called: whether the model calls it so.
         score: raw.
-        relative: the score over the threshold: above 1 is called defective.
+        relative: the score over the threshold.
         p_value: how rare such a score is among good images.
         pixel_auroc: within the image; None where it has none.
         picture: with its heat map and ground truth.
@@ -34,6 +35,7 @@ class ShownImage:
     name: str
     defect: str
     is_defective: bool
+    is_called: bool
     score: float
     relative: float
     p_value: float
@@ -43,7 +45,7 @@ class ShownImage:
     @property
     def verdict(self) -> str:
         """A key of `VERDICTS`."""
-        return verdict_of(self.relative, is_defective=self.is_defective)
+        return verdict_of(is_called=self.is_called, is_defective=self.is_defective)
 
     def item(self, number: int, *, with_category: bool) -> Markup:
         """The image as an item of the gallery's list.
@@ -94,26 +96,27 @@ class ShownImage:
         return f"score {self.score:.4g} · {rare}{inside}"
 
 
-def verdict_of(relative: float, *, is_defective: bool) -> str:
-    """Which of `VERDICTS` an image has; a score of exactly the threshold is not called."""
-    if relative > 1:
+def verdict_of(*, is_called: bool, is_defective: bool) -> str:
+    """Which of `VERDICTS` an image has."""
+    if is_called:
         return "found" if is_defective else "false-alarm"
     return "missed" if is_defective else "passed"
 
 
-def worst_first(relative: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def worst_first(relative: np.ndarray, labels: np.ndarray, called: np.ndarray) -> np.ndarray:
     """The order of the gallery: misses and false alarms, the furthest from the threshold first;
     then the right ones, the nearest to it first.
 
     Args:
         relative: (n,) scores over the threshold.
         labels: (n,) bool, True for defective.
+        called: (n,) bool, True where the model says so.
 
     Returns:
         (n,) int64 positions.
     """
     wrong_by = np.where(labels, 1 - relative, relative - 1).astype(np.float64)
-    is_right = (relative > 1) == labels
+    is_right = called == labels
     return np.lexsort((-wrong_by, is_right))
 
 

@@ -51,6 +51,7 @@ def shown(number: int, relative: float, defect: str, name: str, category: str) -
         name=name,
         defect=defect,
         is_defective=defect != "good",
+        is_called=relative > 1,
         score=2 * relative,
         relative=relative,
         p_value=0.25,
@@ -101,12 +102,12 @@ def category(
         digest=record[1],
         relative=scores,
         labels=labels,
-        roc=roc_of(name, scores, labels, 1.0),
-        precision_recall=precision_recall_of(name, scores, labels, 1.0),
+        roc=roc_of(name, scores, labels, called),
+        precision_recall=precision_recall_of(name, scores, labels, called),
         defects=tuple(DefectResult(kind, 2, 1, 0.5, 0.5, None, 2) for kind in kinds),
         images=tuple(
             shown(i, float(scores[i]), defects[i], names[i], name)
-            for i in worst_first(scores, labels).tolist()
+            for i in worst_first(scores, labels, called).tolist()
         ),
     )
 
