@@ -28,6 +28,7 @@ from manifests.verify import verify_set
 
 if TYPE_CHECKING:
     from detector.config import FitConfig
+    from detector.default_config import default_config
     from detector.min_area import MinArea
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from manifests.datasets import open_data
     from manifests.recipe import read_recipe, write_recipe
     from manifests.remote import pull_set, push_set
+    from manifests.roi import read_roi
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,7 @@ _LAZY = {
     "ShardDataset": "detector.shard_dataset",
     "Textures": "generator.textures",
     "build_set": "generator.pipeline",
+    "default_config": "detector.default_config",
     "diff_sets": "generator.set_diff",
     "evaluate_models": "detector.pipeline",
     "export_images": "generator.export_images",
@@ -66,6 +69,7 @@ _LAZY = {
     "pull_set": "manifests.remote",
     "push_set": "manifests.remote",
     "read_recipe": "manifests.recipe",
+    "read_roi": "manifests.roi",
     "replay_set": "generator.replay",
     "score_images": "detector.scoring",
     "subset_set": "generator.subset",
@@ -83,6 +87,7 @@ __all__ = [
     "ShardDataset",
     "Textures",
     "build_set",
+    "default_config",
     "diff_sets",
     "evaluate_models",
     "export_images",
@@ -96,6 +101,7 @@ __all__ = [
     "push_set",
     "read_image",
     "read_recipe",
+    "read_roi",
     "replay_set",
     "restore_map",
     "restore_mask",

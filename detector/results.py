@@ -14,6 +14,7 @@ from detector.model import Model
 from detector.score_record import VERDICTS
 from detector.threshold import relative_to
 from manifests.errors import OutputError
+from manifests.images import Geometry
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
     if evaluation.cropped:
         worst = max(evaluation.cropped, key=lambda item: item[1])
         notes.append(
-            f"the crop cuts off defect area in {len(evaluation.cropped)} images, at worst "
+            f"the {_what_cuts(model.geometry)} cuts off defect area in "
+            f"{len(evaluation.cropped)} images, at worst "
             f"{100 * worst[1]:.0f} % ({worst[0]})"
         )
     if image.auroc is None:
@@ -108,6 +110,11 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
         },
         notes=tuple(notes),
     )
+
+
+def _what_cuts(geometry: Geometry) -> str:
+    words = ["crop"] if geometry.fit == "crop" else []
+    return " and the ".join(words + ["region of interest"] * (geometry.roi is not None))
 
 
 def write_scores(path: Path, evaluation: Evaluation, model: Model) -> None:
