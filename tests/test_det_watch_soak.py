@@ -16,7 +16,7 @@ from conftest import REPO
 
 from reference.camera import Camera
 
-SETTLE_S, PATIENCE_S = 0.25, 3.0
+SETTLE_S, PATIENCE_S = 0.25, 2.0
 MOST_BEHIND = 300
 MIB = 1 << 20
 
@@ -65,7 +65,7 @@ def clear(folder: Path, out: Path, after: int, complete: dict[str, bytes]) -> in
 @pytest.mark.parametrize(
     "seconds",
     [
-        pytest.param(8, id="short"),
+        pytest.param(6, id="short"),
         pytest.param(
             int(os.environ.get("CUTSWAP_SOAK_SECONDS", 1800)), id="long", marks=pytest.mark.slow
         ),
@@ -110,7 +110,7 @@ def test_every_complete_file_has_one_line(seconds, fitted, category_name, tmp_pa
         wait_until(is_all_told, 120)
         time.sleep(SETTLE_S + PATIENCE_S + 1)  # what should have no line has had its time
         before, began = cpu_s(process), time.monotonic()
-        time.sleep(2 if seconds < 60 else 30)
+        time.sleep(1 if seconds < 60 else 30)
         idle = (cpu_s(process) - before) / (time.monotonic() - began)
         lying = len(os.listdir(inbox))
         process.send_signal(signal.SIGTERM)
