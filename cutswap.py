@@ -10,9 +10,8 @@ functions.
         loader = DataLoader(cutswap.ShardDataset(negatives), batch_size=32, shuffle=True)
 
     model = cutswap.load_model("models/part")
-    canvas, placement = cutswap.fit_image(cutswap.read_image("photo.png"), model.geometry)
-    scores = model.detector.score(canvas[None], [placement.canvas_box])
-    is_defect = scores.image[0] > model.image_threshold.value
+    seen = cutswap.inspect_image(model, cutswap.read_image("photo.png"))
+    print(seen.is_defect, [region.box for region in seen.regions.described])
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from manifests.verify import verify_set
 if TYPE_CHECKING:
     from detector.config import FitConfig
     from detector.default_config import default_config
+    from detector.inspection import inspect_image
     from detector.min_area import MinArea
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
@@ -63,6 +63,7 @@ _LAZY = {
     "evaluate_models": "detector.pipeline",
     "export_images": "generator.export_images",
     "fit_model": "detector.pipeline",
+    "inspect_image": "detector.inspection",
     "load_model": "detector.model",
     "merge_sets": "generator.merge",
     "open_data": "manifests.datasets",
@@ -94,6 +95,7 @@ __all__ = [
     "find_sets",
     "fit_image",
     "fit_model",
+    "inspect_image",
     "load_model",
     "merge_sets",
     "open_data",
