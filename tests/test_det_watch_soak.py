@@ -142,12 +142,14 @@ def test_every_complete_file_has_one_line(seconds, fitted, category_name, tmp_pa
         for record in told
         if record.get("file_sha256") in dropped.renamed_at
     )
+    over_time = ", ".join(
+        f"{settled[(len(settled) - 1) * part // 6][1] / MIB:.0f}" for part in range(1, 7)
+    )
     with capsys.disabled():
         print(
             f"\n{seconds} s: {camera.written} dropped, {len(dropped.complete)} complete, "
             f"{len(told)} lines, {len(dropped.damaged)} damaged, {len(dropped.stalled)} stalled; "
-            f"RSS {settled[0][1] / MIB:.0f} MiB after warm-up, {samples[-1][1] / MIB:.0f} at the "
-            f"end, highest {max(rss for _, rss, _ in samples) / MIB:.0f}; descriptors "
+            f"RSS {settled[0][1] / MIB:.0f} MiB after warm-up, then {over_time}; descriptors "
             f"{settled[0][2]} and {samples[-1][2]}; idle with {lying} files {100 * idle:.2f} % of "
             f"a core; from rename to line {latencies[len(latencies) // 2]:.3f} s at the median, "
             f"{latencies[int(0.99 * (len(latencies) - 1))]:.3f} s at p99"
