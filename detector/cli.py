@@ -13,6 +13,7 @@ from detector import (
     explain_command,
     export_commands,
     model_commands,
+    report_commands,
     study_commands,
     watch_commands,
 )
@@ -20,14 +21,23 @@ from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from detector.score_options import min_area_option
 from manifests import command_line as common
 from manifests import hdf5_plugins
-from manifests.errors import ConfigError, CutswapError, ModelError
+from manifests.errors import ConfigError, CutswapError
 from manifests.option_types import LocationType
 from manifests.progress import Progress, progress_maker
 
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "watch", "explain", "eval", "recalibrate", "bank", "compare"),
+    "Judge": (
+        "score",
+        "watch",
+        "explain",
+        "eval",
+        "report",
+        "recalibrate",
+        "bank",
+        "compare",
+    ),
     "Hand on": ("export",),
 }
 
@@ -269,6 +279,7 @@ def eval_(
     cutswap-det eval models mvtec/ --out results
     """
     from detector.model_folder import find_models
+    from detector.model_pairs import pair_models
     from detector.pipeline import evaluate_models
     from detector.report import results_table
     from manifests.allocator import keep_freed_memory
@@ -279,7 +290,7 @@ def eval_(
     folders = common.chosen(find_models(models), categories, models)
     found = open_data(data, format=data_format, train_list=train_list)
     common.say_notes(found)
-    pairs = _pair(folders, found, models)
+    pairs = pair_models(folders, found, models)
     results = evaluate_models(
         pairs,
         out,
@@ -305,6 +316,7 @@ for _command in (
     model_commands.inspect,
     model_commands.verify,
     model_commands.recalibrate,
+    report_commands.report,
     watch_commands.watch,
     explain_command.explain,
     bank_commands.bank,
@@ -312,23 +324,6 @@ for _command in (
     export_commands.export,
 ):
     main.add_command(_command)
-
-
-def _pair(folders: list[Path], found, models: Path):
-    """Model folders with the data category of the same name; one of each needs no same name."""
-    named = {category.name: category for category in found}
-    if len(folders) == 1 and len(found) == 1:
-        return [(folders[0], found[0])]
-    pairs = [(folder, named[folder.name]) for folder in folders if folder.name in named]
-    missing = [folder.name for folder in folders if folder.name not in named]
-    if missing:
-        raise ModelError(
-            f"no data for model {missing[0]}",
-            path=models,
-            expected=f"one of {', '.join(sorted(named))}",
-            hint="give its data, or choose with --category",
-        )
-    return pairs
 
 
 if __name__ == "__main__":
