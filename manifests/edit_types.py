@@ -110,7 +110,8 @@ class ColourShift:
         value = np.arange(256, dtype=np.int64)
         gain = np.asarray(self.gain_q8, dtype=np.int64)[:, None]
         offset = np.asarray(self.offset, dtype=np.int64)[:, None]
-        return np.clip((value * gain + 256 * offset + 128) >> 8, 0, 255).astype(np.uint8)
+        shifted: np.ndarray = (value * gain + 256 * offset + 128) >> 8
+        return shifted.clip(0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)

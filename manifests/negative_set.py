@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -282,7 +282,7 @@ class NegativeSet:
             raise problem
 
 
-def _starts(counts) -> np.ndarray:
+def _starts(counts: Iterable[int]) -> np.ndarray:
     return np.cumsum([0, *counts], dtype=np.int64)
 
 
