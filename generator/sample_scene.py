@@ -103,7 +103,7 @@ def part_coordinates(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_window(scene: Scene, x: float, y: float, half: float) -> tuple[slice, slice]:
     """Row and column range of the grid that holds all pixels within `half` units of a point."""
-    col, row = grid_position(scene, np.float64(x), np.float64(y))
+    col, row = grid_position(scene, np.asarray(x), np.asarray(y))
     reach = half * scene.unit_px * SUPERSAMPLE
     return (
         slice(max(0, math.floor(row - reach)), max(0, math.ceil(row + reach))),

@@ -109,7 +109,7 @@ def apply_preset(
             options[option] = value
 
 
-def chosen(folders: Sequence[Path], categories: Sequence[str], path: Path) -> list[Path]:
+def chosen(folders: Sequence[Path], categories: Sequence[str], path: Path | str) -> list[Path]:
     """The folders of the categories that `--category` names, in that order; all without it.
 
     Args:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from manifests.errors import SetError
 
@@ -29,7 +29,7 @@ def is_shard_name(name: object) -> bool:
     return isinstance(name, str) and _SHARD_NAME.fullmatch(name) is not None
 
 
-def is_digest(value: object) -> bool:
+def is_digest(value: object) -> TypeGuard[str]:
     """Whether `value` is a SHA-256 as 64 lower-case hex characters."""
     return isinstance(value, str) and _HEX_DIGEST.fullmatch(value) is not None
 
