@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +17,9 @@ from manifests import hdf5_plugins
 from manifests.errors import ConfigError, ModelError
 from manifests.option_types import LocationType
 from manifests.progress import Progress, progress_maker
+
+if TYPE_CHECKING:
+    from manifests.categories import Category
 
 _SECTIONS = {
     "Make": ("fit",),
@@ -54,7 +59,7 @@ def main() -> None:
 @common.quiet_option
 @click.pass_context
 @common.domain_errors
-def fit(context: click.Context, **options) -> None:
+def fit(context: click.Context, **options: Any) -> None:
     """Train the extractor on negative sets and fit the detector.
 
     SET is what `cutswap-gen build` wrote: one category's folder, a root of several, or the URL
@@ -100,7 +105,7 @@ def fit(context: click.Context, **options) -> None:
                 hint="choose one with --category",
             )
 
-        def summaries():
+        def summaries() -> Iterator[FitSummary]:
             for folder in folders:
                 summary = fit_model(
                     folder,
@@ -159,7 +164,16 @@ def fit(context: click.Context, **options) -> None:
 @common.quiet_option
 @common.domain_errors
 def score(
-    model, paths, output, heatmaps, masks, jobs, device, max_megapixels, skip_bad, quiet
+    model: Path,
+    paths: tuple[Path, ...],
+    output: str,
+    heatmaps: Path | None,
+    masks: Path | None,
+    jobs: int | None,
+    device: str,
+    max_megapixels: float,
+    skip_bad: bool,
+    quiet: bool,
 ) -> None:
     """Score images: a line each with score, score / threshold, p-value and verdict.
 
@@ -216,18 +230,18 @@ def score(
 @common.quiet_option
 @common.domain_errors
 def eval_(
-    models,
-    data,
-    out,
-    device,
-    categories,
-    data_format,
-    train_list,
-    cases,
-    max_megapixels,
-    skip_bad,
-    as_json,
-    quiet,
+    models: Path,
+    data: tuple[Path, ...],
+    out: Path,
+    device: str,
+    categories: tuple[str, ...],
+    data_format: str | None,
+    train_list: Path | None,
+    cases: int,
+    max_megapixels: float,
+    skip_bad: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Measure models on labelled DATA; files they were trained on are left out.
 
@@ -278,7 +292,9 @@ for _command in (
     main.add_command(_command)
 
 
-def _pair(folders: list[Path], found, models: Path):
+def _pair(
+    folders: list[Path], found: Sequence[Category], models: Path
+) -> list[tuple[Path, Category]]:
     """Model folders with the data category of the same name; one of each needs no same name."""
     named = {category.name: category for category in found}
     if len(folders) == 1 and len(found) == 1:

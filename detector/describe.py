@@ -35,7 +35,8 @@ def describe_fit(summary: FitSummary) -> list[str]:
         tuned = f"{summary.updates} updates in {duration(summary.train_seconds)}, {last}"
     covered = ""
     if summary.covering_radius is not None:
-        blocks = f", chosen in {summary.blocks} blocks" if summary.blocks > 1 else ""
+        is_several = summary.blocks is not None and summary.blocks > 1
+        blocks = f", chosen in {summary.blocks} blocks" if is_several else ""
         covered = (
             f"; training patches within {summary.covering_radius:.4g} of it, "
             f"{summary.covering_mean:.4g} on average{blocks}"

@@ -143,7 +143,8 @@ def valid_cells(
     y, x, h, w = (int(value) for value in canvas_box)
     rows = _axis_cells(grid[0], geometry.height, y, h)
     columns = _axis_cells(grid[1], geometry.width, x, w)
-    return rows[:, None] & columns[None, :]
+    inside: np.ndarray = rows[:, None] & columns[None, :]
+    return inside
 
 
 def _axis_cells(cells: int, pixels: int, start: int, length: int) -> np.ndarray:
@@ -180,7 +181,7 @@ def _local_mean(activation: torch.Tensor, cells: torch.Tensor | None) -> torch.T
 
 
 def _upsample(
-    level: torch.Tensor, cells: torch.Tensor | None, finest: tuple[int, int]
+    level: torch.Tensor, cells: torch.Tensor | None, finest: tuple[int, ...]
 ) -> torch.Tensor:
     """Bilinear upsampling in which padded cells carry no weight."""
     if tuple(level.shape[2:]) == finest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def write_category_report(
     for index in [index for group in chosen.values() for index in group]:
         sample = evaluation.samples[index]
         image = read_image(sample.path, max_pixels=max_pixels)
-        placement = place(*image.shape[:2], geometry)
+        placement = place(image.shape[0], image.shape[1], geometry)
         truth = None
         if evaluation.has_truth[index]:
             truth = fit_tile(restore_mask(evaluation.masks[index], placement), CASE_TILE_PX)
@@ -171,7 +171,7 @@ def _relative(values: np.ndarray, threshold: float) -> np.ndarray:
     return values / np.float32(max(threshold, 1e-12))
 
 
-def _mean(values: Sequence[object]) -> float | None:
+def _mean(values: Sequence[Any]) -> float | None:
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

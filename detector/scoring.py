@@ -79,7 +79,7 @@ def score_images(
                 continue
             full = restore_map(canvas_map, loaded.placement)
             is_flagged = full > model.pixel_threshold.value
-            if heatmaps is not None:
+            if heatmaps is not None and loaded.original is not None:
                 picture = heatmap_image(
                     loaded.original, full, threshold=model.pixel_threshold.value, mask=is_flagged
                 )
@@ -111,7 +111,7 @@ def score_stream(
     )
 
 
-def _output_names(files: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:
+def _output_names(files: Sequence[Path], paths: Sequence[str | PathLike[str]]) -> dict[Path, Path]:
     """A distinct .png name for every input, with the folders below the argument it came from."""
     roots = [Path(path) for path in paths if Path(path).is_dir()]
     names: dict[Path, Path] = {}

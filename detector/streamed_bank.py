@@ -84,7 +84,8 @@ def _blocks(
     parts: Iterable[tuple[torch.Tensor, np.ndarray]], budget: FeatureBudget
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Features (N, D) and owners (N,) of consecutive batches; each is valid until the next one."""
-    buffer = owners = None
+    buffer: torch.Tensor | None = None
+    owners = torch.empty(0, dtype=torch.int32)
     block_rows = budget.block_rows
     filled = images = 0
     for features, counts in parts:
@@ -101,5 +102,5 @@ def _blocks(
         owner = np.repeat(np.arange(images, images + len(counts), dtype=np.int32), counts)
         owners[filled:end] = torch.from_numpy(owner)
         filled, images = end, images + len(counts)
-    if filled:
+    if buffer is not None and filled:
         yield buffer[:filled], owners[:filled]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeGuard, cast
 
 from manifests.devices import PRECISIONS
 from manifests.errors import ConfigError
@@ -230,12 +231,12 @@ class TrainConfig:
         return 0.5 * self.lr * (1.0 + math.cos(math.pi * update / max(1, self.updates)))
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return is_number and math.isfinite(cast(float, value))
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ class NegativeSet:
         self._columns: dict[str, np.ndarray] | None = None
 
     @classmethod
-    def open(cls, path: Path | str, *, check: str = "quick") -> NegativeSet:
+    def open(cls, path: str | PathLike[str], *, check: str = "quick") -> NegativeSet:
         """Open one category's folder, or what lies behind a URL.
 
         Args:
