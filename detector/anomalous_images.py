@@ -53,7 +53,7 @@ class AnomalousImages:
         for path in list_images([folder]):
             data = read_bytes(path, max_pixels=max_pixels)
             decoded = decode_image(data, path=path, max_pixels=max_pixels)
-            canvas, placement = fit_image(decoded, geometry)
+            canvas, placement = fit_image(decoded, geometry, path=path)
             found.append((bytes_digest(data), canvas, placement.canvas_box))
         found.sort(key=lambda one: one[0])
         return cls(

@@ -77,7 +77,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
         ("pixels", "holds pixels of training images" if record.holds_pixels else "holds none"),
         ("detector", config.detector),
         ("network", f"{config.network}, {tuned}{together}"),
-        ("canvas", f"{geometry.height}×{geometry.width} px, {geometry.fit}"),
+        ("canvas", geometry.in_words),
         ("thresholds", _thresholds(record)),
         ("files", ", ".join(sorted(record.files))),
     ]

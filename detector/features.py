@@ -128,7 +128,8 @@ def valid_cells(
     """Which feature cells show the source image rather than padding.
 
     A cell counts where its centre lies in the box. A box too thin to hold a centre keeps the cells
-    nearest to its middle, so that every image has at least one.
+    nearest to its middle, so that every image has at least one. Of these, cells without a pixel of
+    the region of interest do not count; a pixel beyond the outermost cells belongs to them.
 
     Args:
         grid: (h, w) cells.
@@ -136,7 +137,7 @@ def valid_cells(
         canvas_box: `y, x, h, w` in px.
 
     Returns:
-        (h, w) bool, a filled rectangle.
+        (h, w) bool, a filled rectangle where there is no region of interest.
 
     Source: ours.
     """
@@ -144,7 +145,22 @@ def valid_cells(
     rows = _axis_cells(grid[0], geometry.height, y, h)
     columns = _axis_cells(grid[1], geometry.width, x, w)
     inside: np.ndarray = rows[:, None] & columns[None, :]
+    if geometry.roi is None:
+        return inside
+    inside = np.zeros(grid, dtype=bool)
+    ys, xs = np.nonzero(geometry.roi.mask[y : y + h, x : x + w])
+    inside[
+        _cell_of(ys + y, rows, geometry.height, grid[0]),
+        _cell_of(xs + x, columns, geometry.width, grid[1]),
+    ] = True
     return inside
+
+
+def _cell_of(pixels: np.ndarray, shown: np.ndarray, side_px: int, cells: int) -> np.ndarray:
+    """The cell along one axis that each pixel lies in, of those that are shown."""
+    known = np.flatnonzero(shown)
+    found: np.ndarray = pixels * cells // side_px
+    return found.clip(known[0], known[-1])
 
 
 def _axis_cells(cells: int, pixels: int, start: int, length: int) -> np.ndarray:

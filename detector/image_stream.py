@@ -106,7 +106,7 @@ class ImageStream:
                 return None
             decoded = decode_image(data, path=path, max_pixels=self.max_pixels, repeat_grey=False)
             # As a training image is: a grey one in one channel.
-            canvas, placement = fit_image(decoded, self.geometry)
+            canvas, placement = fit_image(decoded, self.geometry, path=path)
         except CutswapError as error:
             return error
         return LoadedImage(

@@ -255,7 +255,7 @@ def _valid_pixels(boxes: Sequence[Sequence[int]] | np.ndarray, geometry: Geometr
     valid = np.zeros((len(boxes), geometry.height, geometry.width), dtype=bool)
     for inside, (y, x, h, w) in zip(valid, boxes, strict=True):
         inside[y : y + h, x : x + w] = True
-    return valid
+    return valid if geometry.roi is None else valid & geometry.roi.mask
 
 
 def _original_mask(

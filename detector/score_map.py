@@ -24,6 +24,7 @@ def score_map(
     sigma_px: float = SIGMA_PX,
     valid: np.ndarray | None = None,
     canvas_boxes: Sequence[Sequence[int]] | np.ndarray | None = None,
+    roi: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Upsample patch distances bilinearly and blur them, without help from outside the image.
 
@@ -36,11 +37,13 @@ def score_map(
         height, width: canvas in px.
         sigma_px: standard deviation of the blur for a canvas whose shorter side is 256 px, in px;
             it grows with that side; 0 for no blur.
-        valid: (B, h, w) bool, the cells that show the source, a filled rectangle per image.
+        valid: (B, h, w) bool, the cells that show the source, a filled rectangle per image unless
+            there is a region of interest.
         canvas_boxes: (B, 4) `y, x, h, w` in px, the pixels that do. Both or neither of these.
+        roi: (height, width) bool, the pixels that are inspected; None for all.
 
     Returns:
-        (B, height, width) float32, 0 in padding.
+        (B, height, width) float32, 0 in padding and outside the region of interest.
 
     Raises:
         ValueError: `valid` without `canvas_boxes` or the reverse, or not a filled rectangle.
@@ -57,15 +60,29 @@ def score_map(
         box = (0, 0, height, width) if canvas_boxes is None else canvas_boxes[i]
         cells = np.ones((h, w), dtype=bool) if valid is None else np.asarray(valid[i])
         rows, columns = np.asarray(cells.any(1)), np.asarray(cells.any(0))
-        if not cells.any() or not np.array_equal(cells, rows[:, None] & columns[None, :]):
+        if roi is not None:
+            rows, columns = _filled(rows), _filled(columns)
+        is_rectangle = np.array_equal(cells, rows[:, None] & columns[None, :])
+        if not cells.any() or (roi is None and not is_rectangle):
             raise ValueError("valid cells are not a filled rectangle")
         y, x, box_h, box_w = (int(value) for value in box)
         down = _axis_weights(rows.tobytes(), height, y, box_h, sigma).to(distances.device)
         across = _axis_weights(columns.tobytes(), width, x, box_w, sigma).to(distances.device)
         # Invalid cells have weight 0, but 0 times an infinite distance would be NaN.
         patch = distances[i].masked_fill(~torch.from_numpy(cells).to(distances.device), 0.0)
-        out[i, y : y + box_h, x : x + box_w] = down @ patch @ across.T
+        map = down @ patch @ across.T
+        if not is_rectangle:  # what the cells outside the region would have weighed goes to others
+            weight = torch.from_numpy(cells).to(distances.device, torch.float32)
+            map = map / (down @ weight @ across.T).clamp_min(torch.finfo(torch.float32).tiny)
+        out[i, y : y + box_h, x : x + box_w] = map
+    if roi is not None:
+        out.masked_fill_(~torch.from_numpy(roi.copy()).to(out.device), 0.0)
     return out
+
+
+def _filled(line: np.ndarray) -> np.ndarray:
+    """(n,) bool, True from the first True to the last."""
+    return np.logical_or.accumulate(line) & np.logical_or.accumulate(line[::-1])[::-1]
 
 
 def image_scores(distances: torch.Tensor, *, valid: np.ndarray | None = None) -> torch.Tensor:

@@ -71,6 +71,7 @@ def sample_pair(
     cluster: str = "max",
     smallest_area_frac: float = 0.005,
     accept: Callable[[Box, Box], bool] | None = None,
+    roi: np.ndarray | None = None,
 ) -> AnchorPair | None:
     """Draw two disjoint boxes with their upper-left corners at random pixels of a cluster.
 
@@ -93,6 +94,8 @@ def sample_pair(
             below the floor does not shrink.
         accept: a further condition on the two boxes. A step of the search on which it refuses
             100 pairs counts as one without a pair.
+        roi: (H, W) bool within the valid box; no box leaves it. None for all of the box. Labels
+            are of its pixels alone.
 
     Returns:
         The pair, or None where not even the smallest boxes fit anywhere.
@@ -113,6 +116,7 @@ def sample_pair(
         raise ValueError(f"no pair of {height_px} x {width_px} boxes in {n_clusters} clusters")
     top, left, valid_height, valid_width = valid_box
     shown = labels[top : top + valid_height, left : left + valid_width]
+    allowed = _shown(roi, valid_box)
     sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * valid_height * valid_width)
     if cluster == "random":
         chosen = int(rng.integers(n_clusters))
@@ -120,9 +124,17 @@ def sample_pair(
         chosen = n_clusters - 1 if cluster == "max" else 0
 
     for index in range(chosen, -2, -1):
-        members = shown == index if index >= 0 else np.ones(shown.shape, dtype=bool)
+        members = shown == index if index >= 0 else _everywhere(allowed, shown.shape)
         for is_moved in (False, True) if index >= 0 else (False,):
-            found = _first_pair(rng, members, sizes, (top, left), is_moved=is_moved, accept=accept)
+            found = _first_pair(
+                rng,
+                members,
+                sizes,
+                (top, left),
+                is_moved=is_moved,
+                accept=accept,
+                allowed=allowed,
+            )
             if found is None:
                 continue
             if index < 0:
@@ -141,6 +153,7 @@ def sample_pair_anywhere(
     *,
     smallest_area_frac: float = 0.005,
     accept: Callable[[Box, Box], bool] | None = None,
+    roi: np.ndarray | None = None,
 ) -> AnchorPair | None:
     """Draw two disjoint boxes, uniformly over all pairs that lie in the valid box.
 
@@ -157,8 +170,11 @@ def sample_pair_anywhere(
         raise ValueError(f"no pair of {height_px} x {width_px} boxes")
     top, left, valid_height, valid_width = valid_box
     sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * valid_height * valid_width)
-    everywhere = np.ones((valid_height, valid_width), dtype=bool)
-    return _first_pair(rng, everywhere, sizes, (top, left), is_moved=False, accept=accept)
+    allowed = _shown(roi, valid_box)
+    everywhere = _everywhere(allowed, (valid_height, valid_width))
+    return _first_pair(
+        rng, everywhere, sizes, (top, left), is_moved=False, accept=accept, allowed=allowed
+    )
 
 
 def sample_box(
@@ -168,6 +184,7 @@ def sample_box(
     width_px: int,
     *,
     margins: tuple[int, int, int, int] = (0, 0, 0, 0),
+    roi: np.ndarray | None = None,
 ) -> Box | None:
     """Draw one box, uniformly over all that lie in the valid box.
 
@@ -177,6 +194,7 @@ def sample_box(
         height_px, width_px: sides of the box, 1 or more.
         margins: rows above and below and columns left and right of the box, 0 or more, that have
             to lie in the valid box too.
+        roi: (H, W) bool within the valid box, which the box does not leave; None for all of it.
 
     Returns:
         The box, or None where there is none.
@@ -189,8 +207,38 @@ def sample_box(
     columns = valid_width - width_px - before - behind + 1
     if rows < 1 or columns < 1:
         return None
-    y, x = int(rng.integers(rows)), int(rng.integers(columns))
+    shown = _shown(roi, valid_box)
+    if shown is None:
+        y, x = int(rng.integers(rows)), int(rng.integers(columns))
+    else:
+        fits = _fitting(shown, height_px, width_px)
+        corners = np.flatnonzero(fits[above : above + rows, before : before + columns])
+        if not len(corners):
+            return None
+        y, x = divmod(int(corners[rng.integers(len(corners))]), columns)
     return top + above + y, left + before + x, height_px, width_px
+
+
+def _shown(roi: np.ndarray | None, valid_box: Box) -> np.ndarray | None:
+    """What of a region (H, W) lies in the valid box, (h, w) bool."""
+    y, x, h, w = valid_box
+    return None if roi is None else roi[y : y + h, x : x + w]
+
+
+def _everywhere(allowed: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    return np.ones(shape, dtype=bool) if allowed is None else allowed
+
+
+def _fitting(allowed: np.ndarray, h: int, w: int) -> np.ndarray:
+    """Where the upper-left corner of an h × w box may lie so that all of it is allowed."""
+    rows, columns = allowed.shape[0] - h + 1, allowed.shape[1] - w + 1
+    if rows < 1 or columns < 1:
+        return np.zeros((0, 0), dtype=bool)
+    integral = np.zeros((allowed.shape[0] + 1, allowed.shape[1] + 1), dtype=np.int64)
+    np.cumsum(np.cumsum(allowed, axis=0, dtype=np.int64), axis=1, out=integral[1:, 1:])
+    count = integral[h:, w:] - integral[:-h, w:] - integral[h:, :-w] + integral[:-h, :-w]
+    fits: np.ndarray = count == h * w
+    return fits
 
 
 def _first_pair(
@@ -201,6 +249,7 @@ def _first_pair(
     *,
     is_moved: bool,
     accept: Callable[[Box, Box], bool] | None,
+    allowed: np.ndarray | None,
 ) -> AnchorPair | None:
     """A disjoint pair of the first size that has one (and that `accept` takes).
 
@@ -210,10 +259,13 @@ def _first_pair(
         corner: row and column of the valid box.
         is_moved: see `_corners`.
         accept: see `sample_pair`.
+        allowed: (valid height, valid width) bool, the pixels that boxes may hold; None for all.
     """
     top, left = corner
     for step, (h, w) in enumerate(sizes):
         corners = _corners(members, h, w, is_moved=is_moved)
+        if allowed is not None:
+            corners = corners & _fitting(allowed, h, w)
         if not _has_disjoint_pair(corners, h, w):
             continue
         pairs = _disjoint_pairs(rng, corners, h, w)

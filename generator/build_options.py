@@ -16,6 +16,7 @@ from manifests.progress import progress_maker
 if TYPE_CHECKING:
     from generator.config import BuildConfig
     from generator.textures import Textures
+    from manifests.images import Geometry
 
 # The paper's numbers, applied where the user typed nothing else.
 PRESETS: dict[str, dict] = {
@@ -203,6 +204,12 @@ _CANVAS = (
         help="How an image of another shape gets onto the canvas.",
     ),
     click.option(
+        "--roi",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Mask of the part that is inspected, white inside. What lies outside is black for "
+        "everyone from here on: no anchors, no bank entries, no scores.",
+    ),
+    click.option(
         "--store",
         type=click.Choice(["pixels", "anchors"]),
         default="pixels",
@@ -230,7 +237,6 @@ def recipe_options(command: Callable) -> Callable:
 def build_config(options: Mapping[str, Any]) -> BuildConfig:
     """The config of the typed options. Raises ConfigError where one is out of range."""
     from generator.config import BuildConfig
-    from manifests.images import Geometry
 
     height, width = options["image_size"]
     return BuildConfig(
@@ -255,13 +261,22 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
         noop_tolerance=options["noop_tolerance"],
         seed=options["seed"],
         repeats=options["repeats"],
-        geometry=Geometry(height=height, width=width, fit=options["fit"]),
+        geometry=_geometry(height, width, options["fit"], options["roi"]),
         precision=options["precision"],
         threads=options["threads"],
         batch=options["batch"],
         shard_images=options["shard_images"],
         store=options["store"],
     )
+
+
+def _geometry(height: int, width: int, fit: str, roi: Path | None) -> Geometry:
+    from manifests.images import Geometry
+    from manifests.roi import read_roi
+
+    if roi is None:
+        return Geometry(height=height, width=width, fit=fit)
+    return Geometry(height, width, fit, read_roi(roi, height=height, width=width, fit=fit))
 
 
 def opened_textures(

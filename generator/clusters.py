@@ -82,16 +82,19 @@ def kmeans_1d(histogram: np.ndarray, k: int) -> Clusters:
     return Clusters(labels, centroids, inertia)
 
 
-def cluster_map(saliency: np.ndarray, valid_box: Box, k: int) -> tuple[np.ndarray, Clusters]:
+def cluster_map(
+    saliency: np.ndarray, valid_box: Box, k: int, *, roi: np.ndarray | None = None
+) -> tuple[np.ndarray, Clusters]:
     """Cluster a saliency map's grey values over its valid box.
 
     Args:
         saliency: (H, W) uint8.
         valid_box: the part that shows the image; padding outside it is not counted.
         k: the number of clusters asked for, 1 to 64.
+        roi: (H, W) bool, the pixels of the box that count, at least one; None for all.
 
     Returns:
-        labels (H, W) uint8, `OUTSIDE` outside the valid box, and the clusters.
+        labels (H, W) uint8, `OUTSIDE` outside the valid box and the region, and the clusters.
 
     Raises:
         ConfigError: k is out of range.
@@ -101,9 +104,12 @@ def cluster_map(saliency: np.ndarray, valid_box: Box, k: int) -> tuple[np.ndarra
     """
     shown = shown_part(saliency, valid_box)
     y, x, h, w = valid_box
-    clusters = kmeans_1d(np.bincount(shown.reshape(-1), minlength=GREY_VALUES), k)
+    counted = shown.reshape(-1) if roi is None else shown[roi[y : y + h, x : x + w]]
+    clusters = kmeans_1d(np.bincount(counted, minlength=GREY_VALUES), k)
     labels = np.full(saliency.shape, OUTSIDE, dtype=np.uint8)
     labels[y : y + h, x : x + w] = clusters.labels.take(shown)
+    if roi is not None:
+        labels[~roi] = OUTSIDE
     return labels, clusters
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from generator.recipe_parts import PARTS, guiding_view, parts_of
+from manifests.errors import ConfigError
+from manifests.geometry import Geometry
 from manifests.schema import Manifest
 from manifests.terminal import counted
 
@@ -25,8 +27,6 @@ _DONORS = {"set": "other normals of the shard", "procedural": "patterns drawn fo
 def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     """What is in a set, line by line."""
     recipe = manifest.recipe
-    geometry = recipe.get("geometry")
-    geometry = geometry if isinstance(geometry, Mapping) else {}
     precision = f"{_said(recipe, 'precision')}, " if _any(recipe, "network") else ""
     rows = [
         ("digest", digest),
@@ -37,7 +37,7 @@ def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
         ("negatives", f"{manifest.counts['negatives']} ({_said(recipe, 'policies')})"),
         *_saliency_rows(manifest),
         *_donor_rows(manifest),
-        ("geometry", "{}x{} {}".format(*(geometry.get(k) for k in ("height", "width", "fit")))),
+        ("geometry", _geometry_words(recipe)),
         ("recipe", f"seed {_said(recipe, 'seed')}, {precision}store {_said(recipe, 'store')}"),
         *_origin_rows(manifest),
         ("shards", f"{len(manifest.shards)}, {_file_bytes(manifest) / 1e6:.1f} MB"),
@@ -45,6 +45,13 @@ def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     ]
     lines = [str(folder)] + [f"  {name:<10} {value}" for name, value in rows]
     return lines + fallback_lines(manifest)
+
+
+def _geometry_words(recipe: Mapping[str, Any]) -> str:
+    try:
+        return Geometry.from_json(recipe.get("geometry")).in_words
+    except ConfigError:
+        return "malformed"
 
 
 def _saliency_rows(manifest: Manifest) -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ def describe_recipe(path: Path, recipe: Recipe) -> list[str]:
         ("images", f"{recipe.n_normals} good, not in the recipe"),
         ("negatives", f"{recipe.n_negatives} ({', '.join(policies)})"),
         ("donors", f"{_travelling(len(recipe.donors))} with the recipe" if recipe.donors else ""),
-        ("geometry", f"{geometry.height}x{geometry.width} {geometry.fit}"),
+        ("geometry", geometry.in_words),
         ("recipe", _sizes(path.stat().st_size, recipe.n_normals)),
         ("made with", ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items()))),
     ]

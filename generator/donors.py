@@ -17,6 +17,7 @@ from generator.scan import Canvas
 from generator.textures import POOL, Textures
 from manifests.digest import array_digest
 from manifests.errors import ConfigError
+from manifests.images import valid_region
 from manifests.terminal import counted
 
 _GREY_WEIGHTS = np.array((299, 587, 114), dtype=np.uint32)  # ITU-R BT.601, in thousandths
@@ -33,7 +34,8 @@ def shard_donors(
 
     "set": its own normals, so that no donor is stored twice and a shard is made of its own images
     alone. "textures" and "procedural": those given, and 16 patterns drawn for this shard; grey
-    where all of its normals are grey.
+    where all of its normals are grey. Of a region of interest that is no rectangle, donors of the
+    set may lend the black around it too.
 
     Args:
         config: the build's options.
@@ -48,7 +50,12 @@ def shard_donors(
     """
     if config.donors == "set":
         rows = zip(digests, canvases, strict=True)
-        return _sorted([Donor(digest, image, box) for digest, (image, box) in rows])
+        return _sorted(
+            [
+                Donor(digest, image, valid_region(box, config.geometry)[0])
+                for digest, (image, box) in rows
+            ]
+        )
     is_grey = all(has_no_colour(image, box) for image, box in canvases)
     if config.donors == "procedural":
         rng = anchor_rng(config.seed, digests[0], "procedural", -1, 0)
@@ -97,7 +104,7 @@ def needed_textures(config: BuildConfig, textures: Textures | None) -> Textures 
         return None
     if textures is None:
         raise ConfigError("donors are to be textures and there are none", hint="pass --textures")
-    wanted = replace(config.geometry, fit=textures.geometry.fit)
+    wanted = replace(config.geometry, fit=textures.geometry.fit, roi=None)
     if textures.geometry != wanted:
         raise ConfigError(
             "the textures were opened for another canvas",

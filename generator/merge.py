@@ -16,6 +16,7 @@ from generator.set_rows import SetRows, check_apart
 from generator.set_summary import SetSummary
 from manifests.confine import category_folder
 from manifests.errors import ConfigError, SetError
+from manifests.geometry import Geometry
 from manifests.progress import ProgressMaker
 from manifests.schema import STORES, origin
 
@@ -142,15 +143,11 @@ def _opened(folders: Sequence[str | os.PathLike[str]]) -> list[SetRows]:
             raise SetError(
                 "is on another canvas",
                 path=other.folder,
-                expected=_canvas(shown[0]),
-                got=_canvas(shown[1]),
-                hint="build it with the same --image-size and --fit",
+                expected=Geometry.from_json(shown[0]).in_words,
+                got=Geometry.from_json(shown[1]).in_words,
+                hint="build it with the same --image-size, --fit and --roi",
             )
     return sets
-
-
-def _canvas(geometry: Mapping[str, Any]) -> str:
-    return f"{geometry['height']}x{geometry['width']} {geometry['fit']}"
 
 
 def _chosen_shard_images(wanted: int | None, recipe: Mapping[str, Any]) -> int:

@@ -31,7 +31,12 @@ class MostSalient:
 
 
 def most_salient_map(
-    saliency: np.ndarray, valid_box: Box, count: int, *, rng: np.random.Generator
+    saliency: np.ndarray,
+    valid_box: Box,
+    count: int,
+    *,
+    rng: np.random.Generator,
+    roi: np.ndarray | None = None,
 ) -> tuple[np.ndarray, MostSalient]:
     """Mark the most salient pixels of a map's valid box.
 
@@ -42,10 +47,11 @@ def most_salient_map(
         valid_box: the part that shows the image; padding outside it is never taken.
         count: how many pixels, 1 or more; at least 2 are taken, at most all of the valid box.
         rng: breaks the ties.
+        roi: (H, W) bool, the pixels of the box that may be taken, at least two; None for all.
 
     Returns:
         labels (H, W) uint8, 1 for the pixels taken, 0 for the others and `OUTSIDE` outside the
-        valid box, and the two means.
+        valid box and the region, and the two means.
 
     Raises:
         ValueError: the map is not (H, W) uint8, the box is empty or leaves it, or `count` is below
@@ -57,7 +63,9 @@ def most_salient_map(
     shown = shown_part(saliency, valid_box)
     if count < 1:
         raise ValueError(f"cannot take {count} pixels")
-    values = shown.reshape(-1)
+    y, x, h, w = valid_box
+    inside = np.ones((h, w), dtype=bool) if roi is None else roi[y : y + h, x : x + w]
+    values = shown[inside]
     needed = min(max(count, MIN_PIXELS), len(values))
     # at_least[v]: pixels of value v or above.
     histogram = np.bincount(values, minlength=GREY_VALUES)
@@ -68,8 +76,7 @@ def most_salient_map(
     is_taken[rng.choice(ties, size=needed - np.count_nonzero(is_taken), replace=False)] = True
 
     labels = np.full(saliency.shape, OUTSIDE, dtype=np.uint8)
-    y, x, h, w = valid_box
-    labels[y : y + h, x : x + w] = is_taken.reshape(h, w)
+    labels[y : y + h, x : x + w][inside] = is_taken
     taken_mean = values[is_taken].mean()
     rest_mean = values[~is_taken].mean() if needed < len(values) else taken_mean
     centroids = np.array([rest_mean, taken_mean], dtype=np.float64)

@@ -16,6 +16,7 @@ from generator.regions import Regions
 from generator.saliency_views import combined_saliency
 from generator.scan import ScannedImage
 from manifests.edits import Box, render
+from manifests.images import valid_region
 from manifests.shard import NegativeRecord, NormalRecord, negative_digest
 
 NO_LEVEL = -1
@@ -32,7 +33,7 @@ def policy_of(name: str, config: BuildConfig) -> Policy:
 def negatives_of_image(
     image: ScannedImage,
     canvas: np.ndarray,
-    valid_box: Box,
+    canvas_box: Box,
     maps: dict[int, np.ndarray],
     config: BuildConfig,
     *,
@@ -43,7 +44,7 @@ def negatives_of_image(
     """Draw and render: level by level first, then what sees no level by itself.
 
     Args:
-        image, canvas, valid_box: the normal, (H, W, 3) uint8, and the part that shows it.
+        image, canvas, canvas_box: the normal, (H, W, 3) uint8, and the part that shows it.
         maps: level -> (h, w) uint8 saliency; empty where no policy needs any.
         config: the build's options.
         policies: by name, in the build's order.
@@ -59,6 +60,7 @@ def negatives_of_image(
     needs_map = any("saliency" in one.needs for one in by_level.values())
     regions = Regions.of_config(config)
     height, width = canvas.shape[:2]
+    valid_box, roi = valid_region(canvas_box, config.geometry)
     bare = ImageContext(
         image=canvas,
         digest=image.digest,
@@ -67,23 +69,24 @@ def negatives_of_image(
         labels=None,
         n_clusters=0,
         donors=donors,
+        roi=roi,
     )
     centres: dict[int, np.ndarray] = {}
     negatives: list[NegativeRecord] = []
     for level, saliency in maps.items():
         labels, found = regions.cut(
-            saliency, height, width, valid_box, digest=image.digest, level=level
+            saliency, height, width, valid_box, digest=image.digest, level=level, roi=roi
         )
         centres[level] = found.centroids.astype(np.float32)
         context = replace(bare, level=level, labels=labels, n_clusters=found.count)
         if needs_map:
-            full = combined_saliency([saliency], height, width, valid_box, view="level")
+            full = combined_saliency([saliency], height, width, valid_box, view="level", roi=roi)
             context = replace(context, saliency=full)
         repeats = range(config.repeats)
         negatives += _drawn(context, by_level, repeats, seed=config.seed, row=row)
     contexts = {"none": bare}
     for view in {one.view for one in at_once.values()} - contexts.keys():
-        full = combined_saliency(list(maps.values()), height, width, valid_box, view=view)
+        full = combined_saliency(list(maps.values()), height, width, valid_box, view=view, roi=roi)
         contexts[view] = replace(bare, saliency=full)
     repeats = range(config.draws(tuple(maps)))
     for name, policy in at_once.items():
@@ -94,7 +97,7 @@ def negatives_of_image(
         digest=image.digest,
         source=image.source,
         file_sha256=image.file_sha256,
-        canvas_box=valid_box,
+        canvas_box=canvas_box,
         saliency=maps,
         centres=centres,
     )

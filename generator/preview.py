@@ -70,6 +70,7 @@ def preview_sheet(
     Source: ours.
     """
     normal = negative_set.normal(i)
+    geometry = negative_set.geometry
     regions = Regions.from_recipe(negative_set.manifest.recipe, path=negative_set.path)
     numbers = np.flatnonzero(negative_set.negative_normal == i)
     negatives, row_of = {}, {}
@@ -82,12 +83,15 @@ def preview_sheet(
     parts: list[np.ndarray] = []
     for block in blocks:
         rows: list[list[Tile | None]] = []
-        cut = {level: region_of(maps.get(level), normal, level, regions) for level in block.levels}
+        cut = {
+            level: region_of(maps.get(level), normal, level, regions, geometry)
+            for level in block.levels
+        }
         # The normal itself where there is no map: something to compare with, and the columns of all
         # blocks stand below each other.
         whole: Tile = (normal.image, "as it is")
         if block.view is not None:
-            whole = view_tile(normal, list(maps.values()), block.view)
+            whole = view_tile(normal, list(maps.values()), block.view, geometry)
         for level, repeat in block.places:
             lead = saliency_tile(normal, maps.get(level)) if level != NO_LEVEL else whole
             row: list[Tile | None] = [lead]

@@ -27,6 +27,7 @@ from manifests.annotate import (
     overlay,
 )
 from manifests.edits import Blend, Box, DonorTransform, render
+from manifests.images import Geometry, valid_region
 from manifests.schema import FALLBACKS
 from manifests.sheet import Tile
 
@@ -56,17 +57,22 @@ def saliency_tile(normal: Normal, saliency: np.ndarray | None) -> Tile:
     return overlay(normal.image, full), f"{height}×{width} map"
 
 
-def view_tile(normal: Normal, maps: Sequence[np.ndarray], view: str) -> Tile:
+def view_tile(normal: Normal, maps: Sequence[np.ndarray], view: str, geometry: Geometry) -> Tile:
     """The maps of all levels, (h, w) uint8 each, as a policy sees them as one, over the image."""
     if not maps:
         return None, "no saliency stored"
     height, width = normal.image.shape[:2]
-    full = combined_saliency(maps, height, width, normal.canvas_box, view=view)
+    box, roi = valid_region(normal.canvas_box, geometry)
+    full = combined_saliency(maps, height, width, box, view=view, roi=roi)
     return overlay(normal.image, full), f"{view} of {len(maps)} levels"
 
 
 def region_of(
-    saliency: np.ndarray | None, normal: Normal, level: int, regions: Regions | None
+    saliency: np.ndarray | None,
+    normal: Normal,
+    level: int,
+    regions: Regions | None,
+    geometry: Geometry,
 ) -> tuple[np.ndarray | None, str]:
     """(H, W) bool of the region that the anchors were drawn from, and its name."""
     if level < 0:
@@ -76,8 +82,9 @@ def region_of(
     if regions is None:
         return None, "regions not recorded"
     height, width = normal.image.shape[:2]
+    box, roi = valid_region(normal.canvas_box, geometry)
     labels, found = regions.cut(
-        saliency, height, width, normal.canvas_box, digest=normal.digest, level=level
+        saliency, height, width, box, digest=normal.digest, level=level, roi=roi
     )
     name = _REGION_NAMES.get((regions.kind, regions.choice))
     if name is None:

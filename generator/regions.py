@@ -92,6 +92,7 @@ class Regions:
         *,
         digest: str,
         level: int,
+        roi: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Clusters | MostSalient]:
         """Regions of one map, enlarged to the canvas.
 
@@ -101,6 +102,7 @@ class Regions:
             valid_box: the part of the canvas that shows the image.
             digest: content digest of the normal, hex.
             level: of the map. With the digest it seeds the choice between equally salient pixels.
+            roi: (height, width) bool, the pixels of the box that count; None for all.
 
         Returns:
             labels (height, width) uint8, 0 for the least salient region, and the regions' number
@@ -115,8 +117,8 @@ class Regions:
 
         full = upsample(saliency, height, width)
         if self.kind == "kmeans":
-            return cluster_map(full, valid_box, self.n_clusters)
-        area_px = valid_box[2] * valid_box[3]
+            return cluster_map(full, valid_box, self.n_clusters, roi=roi)
+        area_px = valid_box[2] * valid_box[3] if roi is None else np.count_nonzero(roi)
         count = max(1, round(self.most_salient * area_px / REFERENCE_AREA_PX))
         rng = anchor_rng(self.seed, digest, "most-salient", level, 0)
-        return most_salient_map(full, valid_box, count, rng=rng)
+        return most_salient_map(full, valid_box, count, rng=rng, roi=roi)

@@ -122,7 +122,7 @@ def load_normal(
     """
     data = read_bytes(path, max_pixels=config.max_pixels)
     decoded = decode_image(data, path=path, max_pixels=config.max_pixels, repeat_grey=False)
-    canvas, placement = fit_image(decoded, config.geometry)
+    canvas, placement = fit_image(decoded, config.geometry, path=path)
     digest, box = PrefixDigest(canvas), placement.canvas_box
     if (digest.digest, box) != (row.digest, row.canvas_box):
         # The file's digest is taken again only here: equal pixels say the same of it.

@@ -13,7 +13,13 @@ SALIENT_FRAC = 0.1
 
 
 def combined_saliency(
-    maps: Sequence[np.ndarray], height: int, width: int, valid_box: Box, *, view: str
+    maps: Sequence[np.ndarray],
+    height: int,
+    width: int,
+    valid_box: Box,
+    *,
+    view: str,
+    roi: np.ndarray | None = None,
 ) -> np.ndarray:
     """Enlarge maps to the canvas, combine them, and stretch what the valid box shows of them.
 
@@ -22,11 +28,12 @@ def combined_saliency(
         height, width: of the canvas, in px.
         valid_box: the part of the canvas that shows the image.
         view: "level", the one map there is; "mean" or "max" of all, pixel by pixel.
+        roi: (height, width) bool, the pixels of the box that count; None for all.
 
     Returns:
         (height, width) uint8, S of SGSF times 255: 0 at the smallest value in the valid box, 255 in
         its most salient tenth (`SALIENT_FRAC`), linear between, halves rounded up; 0 all over where
-        all values are the same, and outside the box.
+        all values are the same, and outside the box and the region.
 
     Raises:
         ValueError: no map, several for "level", or an unknown view.
@@ -42,7 +49,9 @@ def combined_saliency(
     if not maps or (view == "level" and len(maps) > 1) or view not in ("level", "mean", "max"):
         raise ValueError(f"no view {view!r} of {len(maps)} maps")
     y, x, h, w = valid_box
-    shown = np.s_[y : y + h, x : x + w]
+    shown: tuple[slice | np.ndarray, ...] = np.s_[y : y + h, x : x + w]
+    if roi is not None:
+        shown = np.nonzero(roi)
     enlarged = [upsample(one, height, width)[shown] for one in maps]
     if view == "max":
         values = np.maximum.reduce(enlarged).astype(np.int64)

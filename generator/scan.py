@@ -112,6 +112,18 @@ def scan_samples(
     )
 
 
+def _check_region(canvas: np.ndarray, geometry: Geometry, path: Path) -> None:
+    if geometry.roi is None:
+        return
+    values = canvas[geometry.roi.mask]
+    if int(values.max()) - int(values.min()) < MIN_GREY_RANGE:
+        raise ImageError(
+            "constant within the region of interest: swapping patches of it changes nothing",
+            path=path,
+            hint="remove it, pass --skip-bad, or enlarge the region",
+        )
+
+
 def scan_one(
     sample: Sample, geometry: Geometry, *, max_pixels: int
 ) -> tuple[ScannedImage, Canvas] | CutswapError:
@@ -125,7 +137,8 @@ def scan_one(
                 path=sample.path,
                 hint="remove it, or pass --skip-bad",
             )
-        canvas, placement = fit_image(image, geometry)
+        canvas, placement = fit_image(image, geometry, path=sample.path)
+        _check_region(canvas, geometry, sample.path)
     except CutswapError as error:
         return error
     scanned = ScannedImage(

@@ -99,7 +99,7 @@ class Textures:
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "there is no such folder"
             raise DataError(what, path=folder, hint="correct --textures")
-        geometry = replace(geometry, fit="crop")
+        geometry = replace(geometry, fit="crop", roi=None)
         paths = list_images(folder, allow_empty=True)
         # Decoding, resizing and hashing all release the interpreter lock: threads are enough.
         results = Parallel(n_jobs=jobs, backend="threading", return_as="generator")(

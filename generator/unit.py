@@ -258,7 +258,7 @@ def load_again(
     if bytes_digest(data) != image.file_sha256:
         raise ImageError("changed while the set was built", path=image.path, hint="build again")
     decoded = decode_image(data, path=image.path, max_pixels=max_pixels, repeat_grey=False)
-    canvas, placement = fit_image(decoded, config.geometry)
+    canvas, placement = fit_image(decoded, config.geometry, path=image.path)
     if array_digest(canvas) != image.digest:
         raise ImageError("decodes to other pixels than a moment ago", path=image.path)
     return canvas, placement.canvas_box

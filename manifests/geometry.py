@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manifests.errors import ConfigError, ImageError
+from manifests.roi import Roi
 
 if TYPE_CHECKING:
     from manifests.edits import Box
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 FITS = ("stretch", "letterbox", "crop")
 MIN_CANVAS_PX = 32
 MAX_CANVAS_PX = 4096
+ASPECT_TOLERANCE = 0.02
+"""Images whose aspect ratio is further than this from that of a region's mask do not fit it."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,12 @@ class Geometry:
         height, width: the canvas in pixels, 32 to 4096 each.
         fit: `stretch` fills the canvas and changes the aspect ratio; `letterbox` keeps the aspect
             ratio and pads with black; `crop` keeps it and cuts the centre.
+        roi: the part that is inspected; None for all of it. What lies outside is black on every
+            canvas, so that nothing that happens there can be seen by anyone.
 
     Raises:
-        ConfigError: a side out of range or not an int, or an unknown fit.
+        ConfigError: a side out of range or not an int, an unknown fit, or a region of another
+            canvas.
 
     Source: ours.
     """
@@ -36,6 +43,7 @@ class Geometry:
     height: int = 256
     width: int = 256
     fit: str = "stretch"
+    roi: Roi | None = None
 
     def __post_init__(self) -> None:
         for side in ("height", "width"):
@@ -50,19 +58,41 @@ class Geometry:
                 )
         if self.fit not in FITS:
             raise ConfigError("unknown --fit", expected=" | ".join(FITS), got=repr(self.fit))
+        if self.roi is not None and (self.roi.height, self.roi.width) != (self.height, self.width):
+            raise ConfigError(
+                "the region of interest is of another canvas",
+                expected=f"{self.height} x {self.width}",
+                got=f"{self.roi.height} x {self.roi.width}",
+            )
 
-    def to_json(self) -> dict[str, int | str]:
-        """The three fields as plain JSON values."""
-        return asdict(self)
+    def to_json(self) -> dict[str, object]:
+        """The fields as plain JSON values; no `roi` where everything is inspected."""
+        plain: dict[str, object] = {"height": self.height, "width": self.width, "fit": self.fit}
+        return plain if self.roi is None else plain | {"roi": self.roi.to_json()}
 
     @classmethod
     def from_json(cls, values: object) -> Geometry:
         """Inverse of `to_json`. Raises ConfigError on missing, unknown or unusable fields."""
         names = {"height", "width", "fit"}
-        if not isinstance(values, Mapping) or set(values) != names:
+        if not isinstance(values, Mapping) or set(values) - {"roi"} != names:
             got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise ConfigError("malformed geometry", expected=sorted(names), got=got)
-        return cls(**values)
+        whole = cls(values["height"], values["width"], values["fit"])
+        if "roi" not in values:
+            return whole
+        roi = Roi.from_json(values["roi"], height=whole.height, width=whole.width)
+        return replace(whole, roi=roi)
+
+    @property
+    def roi_mask(self) -> np.ndarray | None:
+        """(height, width) bool, the pixels that are inspected; None for all."""
+        return None if self.roi is None else self.roi.mask
+
+    @property
+    def in_words(self) -> str:
+        """For people: `256x256 stretch`, and how much of it is inspected."""
+        words = f"{self.height}x{self.width} {self.fit}"
+        return words if self.roi is None else f"{words}, {100 * self.roi.area_frac:.0f} % inspected"
 
 
 @dataclass(frozen=True)
@@ -113,7 +143,9 @@ def place(source_height: int, source_width: int, geometry: Geometry) -> Placemen
     return Placement(geometry, source_height, source_width, source_box, canvas_box)
 
 
-def fit_image(image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Placement]:
+def fit_image(
+    image: np.ndarray, geometry: Geometry, *, path: str | os.PathLike[str] | None = None
+) -> tuple[np.ndarray, Placement]:
     """Fit an image to the canvas.
 
     An axis that shrinks is resized by area averaging (INTER_AREA), one that grows linearly in
@@ -124,25 +156,33 @@ def fit_image(image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, Placem
     Args:
         image: (H,W,3) uint8 RGB, or (H,W) uint8 grey, which is repeated after it was resized.
         geometry: the canvas.
+        path: names the image in errors.
 
     Returns:
-        The canvas (Hc,Wc,3) uint8, a new array, black outside `canvas_box`; and the placement.
+        The canvas (Hc,Wc,3) uint8, a new array, black outside `canvas_box` and outside the region
+        of interest; and the placement.
 
     Raises:
+        ImageError: there is a region of interest, the aspect ratio is kept, and the image's is not
+            that of the region's mask.
         ValueError: not such an array.
 
     Source: ours.
     """
     if image.dtype != np.uint8 or image.shape[2:] not in ((), (3,)) or image.ndim < 2:
         raise ValueError(f"expected (H,W,3) or (H,W) uint8, got {image.shape} {image.dtype}")
+    _check_aspect(image, geometry, path)
     placement = place(image.shape[0], image.shape[1], geometry)
     y, x, h, w = placement.canvas_box
     shown = _resized(_cut(image, placement.source_box), h, w)
     # Without a base it is no part of `image`, but was made by resizing: nobody else has it.
     if shown.shape == (geometry.height, geometry.width, 3) and shown.base is None:
-        return shown, placement
-    canvas = np.zeros((geometry.height, geometry.width, 3), np.uint8)
-    canvas[y : y + h, x : x + w] = shown
+        canvas = shown
+    else:
+        canvas = np.zeros((geometry.height, geometry.width, 3), np.uint8)
+        canvas[y : y + h, x : x + w] = shown
+    if geometry.roi is not None:
+        canvas[~geometry.roi.mask] = 0
     return canvas, placement
 
 
@@ -154,7 +194,7 @@ def fit_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
         placement: what `fit_image` returned for the image.
 
     Returns:
-        (Hc,Wc) bool, False outside `canvas_box`.
+        (Hc,Wc) bool, False outside `canvas_box` and the region of interest.
 
     Raises:
         ImageError: the mask and its image differ in height or width.
@@ -165,7 +205,19 @@ def fit_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
     y, x, h, w = placement.canvas_box
     canvas = np.zeros((placement.geometry.height, placement.geometry.width), bool)
     canvas[y : y + h, x : x + w] = _nearest(_cut(mask, placement.source_box), h, w)
+    if placement.geometry.roi is not None:
+        canvas &= placement.geometry.roi.mask
     return canvas
+
+
+def inspected(placement: Placement) -> np.ndarray:
+    """Which of the source's pixels the canvas shows, (source_height, source_width) bool.
+
+    All but what a crop cuts off and what lies outside the region of interest.
+    """
+    geometry = placement.geometry
+    everything = np.ones((geometry.height, geometry.width), bool)
+    return restore_mask(everything if geometry.roi is None else geometry.roi.mask, placement)
 
 
 def restore_map(map: np.ndarray, placement: Placement, *, outside: float = 0.0) -> np.ndarray:
@@ -176,7 +228,7 @@ def restore_map(map: np.ndarray, placement: Placement, *, outside: float = 0.0) 
     Args:
         map: (Hc,Wc) float32.
         placement: what `fit_image` returned for the image.
-        outside: value for source pixels that a crop cut off.
+        outside: value for source pixels that a crop cut off or the region of interest leaves out.
 
     Returns:
         (source_height, source_width) float32, a new array.
@@ -194,6 +246,8 @@ def restore_map(map: np.ndarray, placement: Placement, *, outside: float = 0.0) 
     shown = np.ascontiguousarray(_cut(map, placement.canvas_box), np.float32)
     restored = np.full((placement.source_height, placement.source_width), outside, np.float32)
     restored[y : y + h, x : x + w] = cv2.resize(shown, (w, h), interpolation=cv2.INTER_LINEAR)
+    if placement.geometry.roi is not None:
+        restored[~inspected(placement)] = outside
     return restored
 
 
@@ -219,12 +273,44 @@ def restore_mask(mask: np.ndarray, placement: Placement) -> np.ndarray:
     return restored
 
 
+def valid_region(canvas_box: Box, geometry: Geometry) -> tuple[Box, np.ndarray | None]:
+    """The part of a canvas that negatives are made from: what is inspected and no padding.
+
+    Args:
+        canvas_box: `(y, x, h, w)` of the part that shows the image.
+        geometry: the canvas.
+
+    Returns:
+        The smallest box around it, and (Hc,Wc) bool of its pixels, None where they fill the box.
+
+    Source: ours.
+    """
+    if geometry.roi is None:
+        return canvas_box, None
+    y, x, h, w = canvas_box
+    inside = np.zeros((geometry.height, geometry.width), bool)
+    inside[y : y + h, x : x + w] = _cut(geometry.roi.mask, canvas_box)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        raise ValueError(f"nothing of the region of interest is in the box {canvas_box}")
+    box = (
+        int(rows[0]),
+        int(columns[0]),
+        int(rows[-1] - rows[0] + 1),
+        int(columns[-1] - columns[0] + 1),
+    )
+    return box, None if _cut(inside, box).all() else inside
+
+
 def cropped_fraction(mask: np.ndarray, placement: Placement) -> float:
-    """The part of a mask's area that a crop cuts off, 0.0 to 1.0; 0.0 for an empty mask.
+    """The part of a mask's area that a crop or the region of interest leaves out.
 
     Args:
         mask: (H,W) bool, in the source's pixels.
         placement: what `fit_image` returned for the image.
+
+    Returns:
+        0.0 to 1.0; 0.0 for an empty mask.
 
     Raises:
         ImageError: the mask and its image differ in height or width.
@@ -233,8 +319,29 @@ def cropped_fraction(mask: np.ndarray, placement: Placement) -> float:
     """
     _check_source(mask, placement)
     area = int(np.count_nonzero(mask))
-    kept = int(np.count_nonzero(_cut(mask, placement.source_box)))
+    if placement.geometry.roi is None:
+        kept = int(np.count_nonzero(_cut(mask, placement.source_box)))
+    else:
+        kept = int(np.count_nonzero(mask & inspected(placement)))
     return (area - kept) / area if area else 0.0
+
+
+def _check_aspect(
+    image: np.ndarray, geometry: Geometry, path: str | os.PathLike[str] | None
+) -> None:
+    """A region is drawn for one camera; a photo of another shape would be cut in other places."""
+    roi = geometry.roi
+    if roi is None or geometry.fit == "stretch":
+        return
+    height, width = image.shape[:2]
+    this, other = height * roi.source_width, width * roi.source_height
+    if abs(this - other) > ASPECT_TOLERANCE * other:
+        raise ImageError(
+            "not of the shape that the region of interest was drawn for",
+            path=path,
+            expected=f"the aspect ratio of {roi.source_height} x {roi.source_width}",
+            got=f"{height} x {width}",
+        )
 
 
 def _scaled(side: int, numerator: int, denominator: int) -> int:

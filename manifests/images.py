@@ -25,10 +25,12 @@ from manifests.geometry import (
     cropped_fraction,
     fit_image,
     fit_mask,
+    inspected,
     place,
     repeated_grey,
     restore_map,
     restore_mask,
+    valid_region,
 )
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "decode_image",
     "fit_image",
     "fit_mask",
+    "inspected",
     "list_images",
     "place",
     "read_bytes",
@@ -50,6 +53,7 @@ __all__ = [
     "read_mask",
     "restore_map",
     "restore_mask",
+    "valid_region",
     "write_png",
 ]
 

@@ -41,6 +41,37 @@ def test_equals_literal_without_padding():
         np.testing.assert_allclose(found[i].numpy(), expected, rtol=1e-5)
 
 
+def test_equals_literal_in_a_region():
+    """Means over the cells of the region: weights of the others go to them."""
+    roi = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    roi[2:20, 3:14] = True
+    roi[17:22, 3:38] = True
+    valid = np.array([[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=bool)[None]
+    values = distances(1)
+    everything = [(0, 0, HEIGHT, WIDTH)]
+    found = score_map(
+        values,
+        HEIGHT,
+        WIDTH,
+        sigma_px=sigma_of(1.2),
+        valid=valid,
+        canvas_boxes=everything,
+        roi=roi,
+    )[0].numpy()
+    cells, pixels = np.ones(GRID, dtype=bool), np.ones((HEIGHT, WIDTH), dtype=bool)
+    inside = torch.from_numpy(valid[0].astype(np.float32))
+    total = literal_map(values[0] * inside, cells, pixels, 1.2)
+    weight = literal_map(inside, cells, pixels, 1.2)
+    np.testing.assert_allclose(found[roi], total[roi] / weight[roi], rtol=1e-5)
+    assert not found[~roi].any()
+    # What cells outside the region hold is never seen, and a constant map stays constant.
+    other = torch.where(inside.bool(), values, torch.inf)
+    arguments = {"sigma_px": sigma_of(1.2), "valid": valid, "canvas_boxes": everything, "roi": roi}
+    np.testing.assert_array_equal(score_map(other, HEIGHT, WIDTH, **arguments)[0].numpy(), found)
+    level = score_map(torch.full_like(values, 3.0), HEIGHT, WIDTH, **arguments)[0].numpy()
+    np.testing.assert_allclose(level[roi], 3.0, rtol=1e-5)
+
+
 def test_equals_literal_with_padding():
     values = distances()
     valid = np.zeros((2, *GRID), dtype=bool)

@@ -53,14 +53,22 @@ DONORS = (
 )
 
 
-def context_of(image, valid_box=None, n_clusters=4):
+def region():
+    """An L in the middle of the canvas, and the smallest box around it."""
+    roi = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    roi[8:66, 10:52] = True
+    roi[38:66, 10:104] = True
+    return (8, 10, 58, 94), roi
+
+
+def context_of(image, valid_box=None, n_clusters=4, roi=None):
     """With a hill of saliency, and donors as a shard has them: others, and the image itself."""
     height, width = image.shape[:2]
     valid_box = valid_box or (0, 0, height, width)
     y, x = np.mgrid[:height, :width]
     hill = 255 * np.exp(-(((y - height * 0.45) / 25) ** 2) - ((x - width * 0.6) / 35) ** 2)
     hill = hill.astype(np.uint8)
-    labels, clusters = cluster_map(hill, valid_box, n_clusters)
+    labels, clusters = cluster_map(hill, valid_box, n_clusters, roi=roi)
     digest = array_digest(image)
     return ImageContext(
         image,
@@ -69,10 +77,11 @@ def context_of(image, valid_box=None, n_clusters=4):
         2,
         labels,
         clusters.count,
-        saliency=combined_saliency([hill], height, width, valid_box, view="level"),
+        saliency=combined_saliency([hill], height, width, valid_box, view="level", roi=roi),
         donors=tuple(
             sorted((*DONORS, Donor(digest, image, valid_box)), key=lambda one: one.digest)
         ),
+        roi=roi,
     )
 
 
@@ -111,8 +120,13 @@ def row(request):
     return ROWS[request.param]
 
 
-@pytest.fixture(params=["whole", "padded"])
+@pytest.fixture(params=["whole", "padded", "region"])
 def context(request):
+    if request.param == "region":
+        box, roi = region()
+        image = noise_image()
+        image[~roi] = 0
+        return context_of(image, box, roi=roi)
     return context_of(noise_image(), None if request.param == "whole" else PADDED_BOX)
 
 
@@ -140,6 +154,8 @@ def test_mask_holds_every_change_and_nothing_outside_the_valid_box(row, context)
     top, left, height, width = context.valid_box
     outside = np.ones(context.image.shape[:2], dtype=bool)
     outside[top : top + height, left : left + width] = False
+    if context.roi is not None:
+        outside |= ~context.roi
     for draw in draws_of(row, context):
         image, mask = render(context.image, draw.edits, context.donor_images)
         changed = (image != context.image).any(axis=2)
@@ -162,6 +178,7 @@ def test_draw_fields(row, context):
         for y, x, h, w in draw.anchors[(draw.anchors != -1).any(axis=1)].tolist():
             assert top <= y < y + h <= top + height
             assert left <= x < x + w <= left + width
+            assert context.roi is None or context.roi[y : y + h, x : x + w].all()
 
 
 def test_edits_survive_being_stored(row, context):

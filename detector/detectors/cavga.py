@@ -190,18 +190,24 @@ class Cavga:
     def _score(self, images: np.ndarray, boxes: np.ndarray) -> Scores:
         networks, config = self._networks, self.config
         height, width = images.shape[1:3]
-        mask = shown_pixels(boxes, height, width)
+        # What the networks see is what they saw in training; what counts may be less.
+        seen = shown_pixels(boxes, height, width)
+        pixels, colours = networks.inputs(
+            images_on(self.device, images), None if seen is None else seen.to(self.device)
+        )
+        mask = shown_pixels(boxes, height, width, roi=self.geometry.roi_mask)
         shown = None if mask is None else mask.to(self.device)
-        pixels, colours = networks.inputs(images_on(self.device, images), shown)
         with autocast(self.device, config.precision):
             features = networks.encoder(pixels)[-1]
             latent = networks.head(features)
             rebuilt = networks.decoder(networks.head.to_grid(latent.mean), (height, width))
         features = features.float()
         if networks.classifier is None:
-            seen = infer_attention(networks.head, features, config.normaliser, size=(height, width))
+            attention = infer_attention(
+                networks.head, features, config.normaliser, size=(height, width)
+            )
         else:
-            seen = infer_class_attention(
+            attention = infer_class_attention(
                 networks.head,
                 networks.classifier,
                 features,
@@ -209,7 +215,7 @@ class Cavga:
                 size=(height, width),
             )[:, NORMAL]
         image = squared_errors(rebuilt.float(), colours, shown=shown)
-        maps = 1.0 - seen
+        maps = 1.0 - attention
         if not torch.isfinite(image.sum() + maps.sum()):
             raise ModelError(
                 "scores are not finite",
@@ -225,6 +231,7 @@ class Cavga:
                 sigma_px=config.sigma_px,
                 valid=None if mask is None else mask.numpy(),
                 canvas_boxes=None if mask is None else boxes,
+                roi=self.geometry.roi_mask,
             )
         return Scores(image.float().cpu().numpy(), maps.float().cpu().numpy())
 

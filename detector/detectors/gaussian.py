@@ -310,6 +310,7 @@ class GaussianDetector:
             sigma_px=self.config.sigma_px,
             valid=valid,
             canvas_boxes=boxes,
+            roi=self.geometry.roi_mask,
         )
         return Scores(distances.float().cpu().numpy(), maps.cpu().numpy())
 

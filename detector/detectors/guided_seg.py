@@ -248,7 +248,7 @@ class GuidedSegmentation:
         probabilities = torch.sigmoid(logits.float())
         if not torch.isfinite(probabilities.sum()):
             raise ModelError("scores are not finite", hint="fit again with a lower learning rate")
-        shown = shown_pixels(boxes, height, width)
+        shown = shown_pixels(boxes, height, width, roi=self.geometry.roi_mask)
         if shown is not None:
             probabilities = probabilities * shown.to(probabilities.device)
         image = pooled_scores(
@@ -265,5 +265,6 @@ class GuidedSegmentation:
                 sigma_px=self.config.sigma_px,
                 valid=None if shown is None else shown.numpy(),
                 canvas_boxes=None if shown is None else boxes,
+                roi=self.geometry.roi_mask,
             )
         return Scores(image.float().cpu().numpy(), maps.cpu().numpy())

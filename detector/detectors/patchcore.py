@@ -360,6 +360,7 @@ class PatchCore:
             sigma_px=self.config.sigma_px,
             valid=valid,
             canvas_boxes=boxes,
+            roi=self.geometry.roi_mask,
         )
         return Scores(image.cpu().numpy(), maps.cpu().numpy())
 

@@ -111,13 +111,20 @@ class GuidedNetworks:
         return found if self.guidance is None else found | {GUIDANCE: self.guidance}
 
 
-def shown_pixels(boxes: np.ndarray, height: int, width: int) -> torch.Tensor | None:
-    """(N, H, W) bool, which pixels are not padding; None where none is.
+def shown_pixels(
+    boxes: np.ndarray, height: int, width: int, *, roi: np.ndarray | None = None
+) -> torch.Tensor | None:
+    """(N, H, W) bool, which pixels are inspected and no padding; None where all are.
 
     Args:
         boxes: (N, 4) `y, x, h, w` in px.
         height, width: of the canvas.
+        roi: (height, width) bool, the pixels that are inspected; None for all.
     """
+    if roi is not None:
+        inspected = torch.from_numpy(roi.copy()).expand(len(boxes), height, width)
+        shown = shown_pixels(boxes, height, width)
+        return inspected if shown is None else shown & inspected
     if all(tuple(box) == (0, 0, height, width) for box in boxes.tolist()):
         return None
     shown = torch.zeros((len(boxes), height, width), dtype=torch.bool)

@@ -29,8 +29,8 @@ class ImageContext:
     Attributes:
         image: (H, W, 3) uint8 RGB, the resized normal.
         digest: its content digest, hex.
-        valid_box: the part of the canvas that shows the image; the rest is padding, which no
-            policy reads or changes.
+        valid_box: the part of the canvas that is inspected; the rest is padding or outside the
+            region of interest, and no policy reads or changes it.
         level: id of the saliency level, -1 where all are seen together, or none.
         labels: (H, W) uint8, the cluster of each pixel, 0 for the least salient, or None where
             no policy of this view needs clusters.
@@ -40,6 +40,7 @@ class ImageContext:
             view needs it.
         donors: images that may be mixed in, sorted by digest, the normal itself perhaps among
             them; empty where no policy needs any.
+        roi: (H, W) bool, the inspected pixels of the valid box; None where these are all of them.
     """
 
     image: np.ndarray
@@ -50,6 +51,7 @@ class ImageContext:
     n_clusters: int
     saliency: np.ndarray | None = None
     donors: tuple[Donor, ...] = ()
+    roi: np.ndarray | None = None
 
     @cached_property
     def donor_images(self) -> dict[str, np.ndarray]:

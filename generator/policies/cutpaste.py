@@ -74,7 +74,7 @@ class CutPaste:
         def propose() -> Proposal | None:
             drawn = patch_size(rng, valid_box, area_frac=config.area_frac, aspect=config.aspect)
             h, w = min(drawn[0], valid_box[2]), min(drawn[1], valid_box[3])
-            src, dst = (sample_box(rng, valid_box, h, w) for _ in range(2))
+            src, dst = (sample_box(rng, valid_box, h, w, roi=context.roi) for _ in range(2))
             if src is None or dst is None:
                 return None
             colour = jittered_colour(

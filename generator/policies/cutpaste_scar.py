@@ -84,9 +84,11 @@ class CutPasteScar:
                 h, w = scar_size(rng, *canvas, width_px=config.width_px, length_px=config.length_px)
                 (angle_cdeg,) = scar_angles(rng, 1, angle_deg=config.angle_deg)
                 margins = margins_in_padding(h, w, angle_cdeg, valid_box, *canvas)
-                src = sample_box(rng, valid_box, h, w)
-                dst = sample_box(rng, valid_box, h, w, margins=margins)
-                if src is not None and dst is not None:
+                src = sample_box(rng, valid_box, h, w, roi=context.roi)
+                dst = sample_box(rng, valid_box, h, w, margins=margins, roi=context.roi)
+                if src is None or dst is None:
+                    continue
+                if context.roi is None or _lies_in(context.roi, Copy(src, dst, angle_cdeg)):
                     return src, dst, angle_cdeg
             return None
 
@@ -103,6 +105,10 @@ class CutPasteScar:
             return Proposal((paste,), (src, dst), NONE)
 
         return first_visible(propose, context.image, noop_tolerance=config.noop_tolerance)
+
+
+def _lies_in(roi: np.ndarray, paste: Copy) -> bool:
+    return not np.any(footprint(paste, *roi.shape) & ~roi)
 
 
 def margins_in_padding(

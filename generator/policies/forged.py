@@ -71,6 +71,8 @@ def forged_blend(
         if saliency is not None:
             noise *= saliency
         shown = noise > np.float32(threshold)
+        if context.roi is not None:
+            shown &= context.roi[top : top + height, left : left + width]
         if np.count_nonzero(shown) < least_px:
             return Proposal((), (), NONE)
         mask = np.zeros(context.image.shape[:2], dtype=bool)

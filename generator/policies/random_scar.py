@@ -58,7 +58,13 @@ class RandomScar:
 
         def sample(height: int, width: int, accept: Accept) -> AnchorPair | None:
             return sample_pair_anywhere(
-                rng, context.valid_box, height, width, smallest_area_frac=1.0, accept=accept
+                rng,
+                context.valid_box,
+                height,
+                width,
+                smallest_area_frac=1.0,
+                accept=accept,
+                roi=context.roi,
             )
 
         return swapped_scars(

@@ -62,6 +62,7 @@ class RandomSwap:
                 height,
                 width,
                 smallest_area_frac=config.smallest_area_frac,
+                roi=context.roi,
             )
 
         return swapped_patches(

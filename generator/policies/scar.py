@@ -99,6 +99,7 @@ class Scar:
                 cluster=config.cluster,
                 smallest_area_frac=1.0,
                 accept=accept,
+                roi=context.roi,
             )
 
         return swapped_scars(
@@ -152,7 +153,11 @@ def swapped_scars(
 
         def accept(first: Box, second: Box) -> bool:
             return footprints_fit(
-                edits_of(first, second), context.valid_box, canvas_height, canvas_width
+                edits_of(first, second),
+                context.valid_box,
+                canvas_height,
+                canvas_width,
+                roi=context.roi,
             )
 
         pair = sample(height, width, accept)
@@ -165,7 +170,12 @@ def swapped_scars(
 
 
 def footprints_fit(
-    edits: tuple[Copy, Copy], valid_box: Box, canvas_height: int, canvas_width: int
+    edits: tuple[Copy, Copy],
+    valid_box: Box,
+    canvas_height: int,
+    canvas_width: int,
+    *,
+    roi: np.ndarray | None = None,
 ) -> bool:
     """Whether two turned boxes of equal size share no pixel and change none outside the valid box.
 
@@ -173,6 +183,7 @@ def footprints_fit(
         edits: the two copies.
         valid_box: the part of the canvas that shows the image.
         canvas_height, canvas_width: in px; the canvas clips footprints, the valid box does not.
+        roi: (H, W) bool, the pixels of the valid box that may be changed; None for all.
     """
     first, second = (edit.dst for edit in edits)
     top, left, valid_height, valid_width = valid_box
@@ -180,17 +191,24 @@ def footprints_fit(
     # look at their pixels.
     reach = math.hypot(first[2], first[3]) / 2 + 1
     is_apart = math.hypot(first[0] - second[0], first[1] - second[1]) > 2 * reach
-    is_inside = (valid_height, valid_width) == (canvas_height, canvas_width) or all(
-        top + reach <= y + h / 2 <= top + valid_height - reach
-        and left + reach <= x + w / 2 <= left + valid_width - reach
-        for y, x, h, w in (first, second)
+    is_inside = roi is None and (
+        (valid_height, valid_width) == (canvas_height, canvas_width)
+        or all(
+            top + reach <= y + h / 2 <= top + valid_height - reach
+            and left + reach <= x + w / 2 <= left + valid_width - reach
+            for y, x, h, w in (first, second)
+        )
     )
     if is_apart and is_inside:
         return True
     one, other = (footprint(edit, canvas_height, canvas_width) for edit in edits)
     if not is_apart and np.any(one & other):
         return False
-    inside = np.s_[top : top + valid_height, left : left + valid_width]
+    inside: tuple[slice, slice] | np.ndarray = np.s_[
+        top : top + valid_height, left : left + valid_width
+    ]
+    if roi is not None:
+        inside = roi
     return is_inside or all(
         np.count_nonzero(part) == np.count_nonzero(part[inside]) for part in (one, other)
     )

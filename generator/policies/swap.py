@@ -92,6 +92,7 @@ class Swap:
                 width,
                 cluster=config.cluster,
                 smallest_area_frac=config.smallest_area_frac,
+                roi=context.roi,
             )
 
         return swapped_patches(
