@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,13 +199,14 @@ class CavgaNetworks:
         return found if self.classifier is None else found | {CLASSIFIER: self.classifier}
 
 
-def mean_image(batches: object) -> np.ndarray:
+def mean_image(batches: Iterable[tuple[np.ndarray, Any]]) -> np.ndarray:
     """The mean of all images of batches of images and boxes, (H, W, 3) float32 in 0 to 255.
 
     Each pixel's mean is over the images that show something there; 0 where none does.
     """
-    total = count = 0.0
-    for images, boxes in batches:  # type: ignore[attr-defined]
+    total: np.ndarray | float = 0.0
+    count: np.ndarray | float = 0.0
+    for images, boxes in batches:
         shown = shown_pixels(np.asarray(boxes), *images.shape[1:3])
         inside = np.ones(images.shape[:3], bool) if shown is None else shown.numpy()
         total = total + (images * inside[..., None]).sum(axis=0, dtype=np.float64)
