@@ -28,6 +28,7 @@ from manifests.verify import verify_set
 
 if TYPE_CHECKING:
     from detector.config import FitConfig
+    from detector.default_config import default_config
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
     from detector.scoring import score_images
@@ -54,6 +55,7 @@ _LAZY = {
     "ShardDataset": "detector.shard_dataset",
     "Textures": "generator.textures",
     "build_set": "generator.pipeline",
+    "default_config": "detector.default_config",
     "diff_sets": "generator.set_diff",
     "evaluate_models": "detector.pipeline",
     "export_images": "generator.export_images",
@@ -80,6 +82,7 @@ __all__ = [
     "ShardDataset",
     "Textures",
     "build_set",
+    "default_config",
     "diff_sets",
     "evaluate_models",
     "export_images",

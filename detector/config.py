@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from detector.memory_budget import DEFAULT_BYTES, check_budget
 from detector.schedules import IDLE
+from detector.tiles import check_tile
 from detector.train_config import TrainConfig
 from manifests.errors import ConfigError
 
@@ -19,6 +20,7 @@ DETECTOR_OPTIONS: dict[str, dict[str, str]] = {
         "reweight": "--reweight",
         "with_untuned": "--with-untuned",
         "memory_budget": "--memory-budget",
+        "tile": "--tile",
     },
     "gaussian": {"memory_budget": "--memory-budget"},
     "guided-seg": {
@@ -49,6 +51,7 @@ TRAINED_WITH: dict[str, tuple[str, ...]] = {
 # Fields that models made before them lack, with what held then.
 _LATER: dict[str, object] = {
     "memory_budget": DEFAULT_BYTES,
+    "tile": None,
     "guidance": True,
     "references": 128,
     "window_px": 5,
@@ -103,6 +106,8 @@ class FitConfig:
             own, equal by default).
         memory_budget: bytes that features of training images may take; more images are looked at
             in blocks.
+        tile: side in px of the tiles that the network sees of a large canvas, in training too; None
+            for all of it. PatchCore only.
 
     Raises:
         ConfigError: a value outside its range, or one of another detector, by the name of its
@@ -135,6 +140,7 @@ class FitConfig:
     batch: int = 8
     seed: int = 0
     memory_budget: int = DEFAULT_BYTES
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         def need(is_met: bool, option: str, got: object, expected: object) -> None:
@@ -158,6 +164,9 @@ class FitConfig:
         # A stranger's model names it too, and it is what scoring takes memory for.
         need(1 <= self.batch <= 1024, "--batch-images", self.batch, "1 to 1024")
         check_budget(self.memory_budget)
+        check_tile(self.tile)
+        wanted = self.tile if self.train.updates else None
+        need(self.train.tile == wanted, "--tile", self.train.tile, f"{wanted} in training too")
         need(2 <= self.references <= 65536, "--references", self.references, "2 to 65536")
         if not self.guidance and self.references != FitConfig.references:
             raise ConfigError(

@@ -67,6 +67,7 @@ def describe_recalibration(done: Recalibrated) -> list[str]:
 def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
     """What is in a model, line by line."""
     config, geometry = record.config, record.geometry
+    tiled = "" if config.tile is None else f", seen in tiles of {config.tile} px"
     tuned = f"{config.train.updates} updates" if config.train.updates else "untuned"
     together = f" by {record.processes} processes" if record.processes > 1 else ""
     rows = [
@@ -77,7 +78,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
         ("pixels", "holds pixels of training images" if record.holds_pixels else "holds none"),
         ("detector", config.detector),
         ("network", f"{config.network}, {tuned}{together}"),
-        ("canvas", geometry.in_words),
+        ("canvas", geometry.in_words + tiled),
         ("thresholds", _thresholds(record)),
         ("files", ", ".join(sorted(record.files))),
     ]

@@ -41,6 +41,13 @@ PATCHCORE = (
         help="What features of training images may take; where they need more, they are looked at "
         "in blocks.",
     ),
+    click.option(
+        "--tile",
+        type=click.IntRange(min=1),
+        metavar="PX",
+        help="Show PatchCore's network overlapping tiles of this size instead of the whole canvas, "
+        "and train it on such windows: for sets built with a large --image-size.",
+    ),
 )
 
 GUIDED = (

@@ -113,6 +113,7 @@ def fit_config(
         ema=options["ema"],
         hold_out=options["hold_out"],
         cache_activations=options["cache_activations"],
+        tile=options["tile"] if detector == "patchcore" and train.updates else None,
         # Without training there are no batches, and the model is that of one process.
         virtual_batches=options["virtual_batches"] or (n_processes if is_split else 1),
     )

@@ -19,6 +19,7 @@ from detector.model_folder import (
     read_record_bytes,
 )
 from detector.threshold import Threshold
+from detector.tiles import check_tiled_canvas
 from detector.train_config import LATER_FIELDS
 from manifests.atomic import write_atomic
 from manifests.digest import bytes_digest
@@ -134,6 +135,7 @@ class ModelRecord:
         try:
             config = FitConfig.from_json(plain["config"])
             geometry = Geometry.from_json(plain["geometry"])
+            check_tiled_canvas(config.tile, geometry)
         except CutswapError as error:
             # What it quotes is a stranger's: as long as he likes, and with any character.
             text = str(error)[:300]

@@ -12,6 +12,7 @@ from detector.iou import mean_iou
 from detector.metrics import image_metrics, pixel_metrics
 from detector.model import Model
 from manifests.errors import OutputError
+from manifests.images import Geometry
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
     if evaluation.cropped:
         worst = max(evaluation.cropped, key=lambda item: item[1])
         notes.append(
-            f"the crop cuts off defect area in {len(evaluation.cropped)} images, at worst "
+            f"the {_what_cuts(model.geometry)} cuts off defect area in "
+            f"{len(evaluation.cropped)} images, at worst "
             f"{100 * worst[1]:.0f} % ({worst[0]})"
         )
     if image.auroc is None:
@@ -98,6 +100,11 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
         },
         notes=tuple(notes),
     )
+
+
+def _what_cuts(geometry: Geometry) -> str:
+    words = ["crop"] if geometry.fit == "crop" else []
+    return " and the ".join(words + ["region of interest"] * (geometry.roi is not None))
 
 
 def write_scores(path: Path, evaluation: Evaluation, model: Model) -> None:

@@ -31,6 +31,10 @@ _EXTRACTOR: dict[str, dict] = {
         "loss": "image",
     },
 }
+# The Gaussian looks at what the network gives at its end.
+_GAUSSIAN = {
+    name: schedule | {"head_stage": None, "loss": "image"} for name, schedule in _EXTRACTOR.items()
+}
 # A batch is so many normals and, unless shares say otherwise, three times as many negatives.
 _GUIDED: dict[str, dict] = {
     "gentle": {
@@ -68,7 +72,7 @@ _CAVGA: dict[str, dict] = {
 }
 SCHEDULES: dict[str, dict[str, dict]] = {
     "patchcore": _EXTRACTOR,
-    "gaussian": _EXTRACTOR,
+    "gaussian": _GAUSSIAN,
     "guided-seg": _GUIDED,
     "cavga": _CAVGA,
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeGuard, cast
 
+from detector.tiles import check_tile
 from manifests.devices import PRECISIONS
 from manifests.errors import ConfigError
 
@@ -15,7 +16,7 @@ MAX_SHARE = 100.0
 MAX_HOLD_OUT = 0.5
 LOSSES = ("image", "patch", "both")
 # Fields of TrainConfig that the first models do not have, and what they do not say then.
-LATER_FIELDS = {"virtual_batches": 1, "hold_out": 0.0}
+LATER_FIELDS = {"virtual_batches": 1, "hold_out": 0.0, "tile": None}
 # The patch loss looks at this stage and a shallower one; freezing beyond it leaves it nothing to
 # train.
 _DEEPEST_PATCH_STAGE = 3
@@ -58,6 +59,8 @@ class TrainConfig:
             gradients are averaged before the step. Processes that train together share them out.
         hold_out: share of the normals that training leaves out, 0 to 0.5; thresholds then come from
             their scores alone. See `detector.hold_out`.
+        tile: side in px of the windows of a large canvas that an update sees, the tiles of
+            `detector.tiles`; None for all of it.
 
     Lists are taken for the tuples, so that the JSON of a config makes it again.
 
@@ -91,6 +94,7 @@ class TrainConfig:
     cache_activations: bool = False
     virtual_batches: int = 1
     hold_out: float = 0.0
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("negatives", "shares", "levels"):
@@ -131,6 +135,12 @@ class TrainConfig:
                 expected="--freeze-stages 1 or more",
                 got="--freeze-stages 0",
                 hint="pass --freeze-stages 2, or leave out --cache-activations",
+            )
+        check_tile(self.tile)
+        if self.cache_activations and self.tile is not None:
+            raise ConfigError(
+                "--cache-activations keeps what a whole canvas gives, and --tile trains on windows",
+                hint="leave one of them out",
             )
         _need_int("--virtual-batches", self.virtual_batches, low=1)
         if self.batch % self.virtual_batches:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from detector.default_config import CHECKPOINT_EVERY
 from detector.schedules import NAMES
 from detector.train_config import LOSSES
 from manifests.option_types import ListType
@@ -133,7 +134,10 @@ TRAINING = (
         "alone.",
     ),
     click.option(
-        "--checkpoint-every", default=8, show_default=True, help="Updates between checkpoints."
+        "--checkpoint-every",
+        default=CHECKPOINT_EVERY,
+        show_default=True,
+        help="Updates between checkpoints.",
     ),
     click.option(
         "--precision",

@@ -22,7 +22,9 @@ from detector.detectors.cavga import shape_of
 from detector.guided.training import NEGATIVES_PER_NORMAL, train_guided
 from detector.hold_out import held_out
 from detector.processes import Processes
+from detector.tiles import check_tiled_canvas
 from detector.train import train_extractor
+from detector.windows import WindowSampler
 from manifests.errors import ConfigError, DataError
 from manifests.images import Geometry
 from manifests.negative_set import NegativeSet
@@ -61,8 +63,10 @@ def _train_extractor(
     processes: Processes,
 ) -> TrainedNetwork:
     """The extractor, trained to tell kinds of negatives, as PatchCore and the Gaussian need it."""
+    check_tiled_canvas(config.tile, negative_set.geometry)
     category = negative_set.manifest.category
-    sampler, warnings = _sampler(negative_set, config)
+    whole, warnings = _sampler(negative_set, config)
+    sampler = whole if config.train.tile is None else WindowSampler(whole, config.train.tile)
     progress = make_progress(f"train {category}", "updates")
     trained = train_extractor(
         network,

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from generator.recipe_parts import PARTS, guiding_view, parts_of
-from manifests.errors import ConfigError
-from manifests.geometry import Geometry
 from manifests.schema import Manifest
 from manifests.terminal import counted
 
@@ -48,10 +46,17 @@ def describe_set(folder: Path, manifest: Manifest, digest: str) -> list[str]:
 
 
 def _geometry_words(recipe: Mapping[str, Any]) -> str:
+    """As `Geometry.in_words` has it, which brings numpy with it."""
+    geometry = recipe.get("geometry")
+    geometry = geometry if isinstance(geometry, Mapping) else {}
+    words = "{}x{} {}".format(*(geometry.get(name) for name in ("height", "width", "fit")))
+    if "roi" not in geometry:
+        return words
     try:
-        return Geometry.from_json(recipe.get("geometry")).in_words
-    except ConfigError:
-        return "malformed"
+        runs = geometry["roi"]["runs"]
+        return f"{words}, {100 * sum(runs[1::2]) / sum(runs):.0f} % inspected"
+    except (KeyError, TypeError, ZeroDivisionError):
+        return f"{words}, malformed region of interest"
 
 
 def _saliency_rows(manifest: Manifest) -> list[tuple[str, str]]:

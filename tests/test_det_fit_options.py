@@ -12,6 +12,7 @@ from PIL import Image
 from detector.anomalous_images import files_digest
 from detector.cli import main
 from detector.config import FitConfig
+from detector.default_config import default_config
 from detector.fit_options import fit_config
 from detector.model import load_model
 from detector.schedules import FASTER_IN_BF16, IDLE
@@ -46,6 +47,7 @@ CONFIG_OPTIONS = {
     "--false-alarm-rate": (0.2, ("false_alarm_rate", 0.2)),
     "--batch-images": (3, ("batch", 3)),
     "--memory-budget": ("1.5GiB", ("memory_budget", 1_610_612_736)),
+    "--tile": (256, ("tile", 256)),
     "--negatives": ("swap:2,scar", ("train", "shares", (2.0, 1.0))),
     "--levels": ("2,3", ("train", "levels", (2, 3))),
     "--loss": ("patch", ("train", "loss", "patch")),
@@ -339,3 +341,11 @@ def test_every_fit_option_is_tested():
         if option.startswith("--")
     }
     assert declared == tested
+
+
+@pytest.mark.parametrize("detector", IDLE)
+def test_the_default_config_is_what_fit_does_where_nothing_is_typed(detector):
+    command = main.commands["fit"]
+    typed = ["set", "--out", "models", "--detector", detector, "--precision", "fp32"]
+    context = command.make_context("fit", typed)
+    assert fit_config(context, context.params, "cpu") == default_config(detector)

@@ -29,6 +29,8 @@ from detector.memory_budget import FeatureBudget
 from detector.merge_reduce import CandidateTree, Reduction
 from detector.score_map import score_map, worst_cells
 from detector.streamed_bank import stream_bank, stream_candidates
+from detector.tiled_features import TiledFeatures
+from detector.tiles import check_tiled_canvas
 from detector.training_features import TrainingFeatures, join_features
 from manifests.errors import ModelError
 from manifests.images import Geometry
@@ -68,7 +70,7 @@ class PatchCore:
         self.config = config
         self.device = device
         networks = [network] if untuned is None else [network, untuned]
-        self.extractor = JoinedFeatures(
+        whole = JoinedFeatures(
             [
                 FeatureExtractor(
                     one, stages=config.stages, precision=config.precision, device=device
@@ -76,6 +78,10 @@ class PatchCore:
                 for one in networks
             ]
         )
+        check_tiled_canvas(config.tile, geometry)
+        self.extractor: JoinedFeatures | TiledFeatures = whole
+        if config.tile is not None:
+            self.extractor = TiledFeatures(whole, config.tile, batch=config.batch)
         self._forget()
 
     def _forget(self) -> None:

@@ -8,6 +8,7 @@ from detector.coreset import PROJECTION_DIM, coreset_size
 from detector.detectors.base import check_scoring_options
 from detector.memory_budget import DEFAULT_BYTES, check_budget
 from detector.score_map import SIGMA_PX
+from detector.tiles import check_tile
 from manifests.errors import ConfigError
 
 
@@ -26,6 +27,7 @@ class PatchCoreConfig:
         precision: "fp32" or "bf16", for the network.
         batch: images per forward pass when scoring.
         memory_budget: bytes that features may take while a bank is chosen.
+        tile: side in px of the tiles that the network sees of a large canvas; None for all of it.
 
     Raises:
         ConfigError: a value out of range.
@@ -41,9 +43,11 @@ class PatchCoreConfig:
     precision: str = "fp32"
     batch: int = 8
     memory_budget: int = DEFAULT_BYTES
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         check_budget(self.memory_budget)
+        check_tile(self.tile)
         coreset_size(1, self.coreset_ratio, self.coreset_max)
         check_scoring_options(sigma_px=self.sigma_px, seed=self.seed, batch=self.batch)
         if self.projection_dim < 1:
