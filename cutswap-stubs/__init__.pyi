@@ -1,5 +1,6 @@
 # What `import cutswap` gives, for type checkers: a single module cannot carry a py.typed.
 from detector.config import FitConfig as FitConfig
+from detector.default_config import default_config as default_config
 from detector.model import load_model as load_model
 from detector.pipeline import evaluate_models as evaluate_models
 from detector.pipeline import fit_model as fit_model
