@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 from detector.tiles import check_tile
 from manifests.devices import PRECISIONS
@@ -242,8 +242,12 @@ class TrainConfig:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(cast(float, value))
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -53,7 +53,7 @@ class SparseFile(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """As any file's."""
-        room = memoryview(buffer).cast("B")
+        room = memoryview(buffer)
         count = max(0, min(len(room), self.size - self._place))
         room[:count] = self.read_at(self._place, count)
         self._place += count
