@@ -10,9 +10,8 @@ functions.
         loader = DataLoader(cutswap.ShardDataset(negatives), batch_size=32, shuffle=True)
 
     model = cutswap.load_model("models/part")
-    canvas, placement = cutswap.fit_image(cutswap.read_image("photo.png"), model.geometry)
-    scores = model.detector.score(canvas[None], [placement.canvas_box])
-    is_defect = scores.image[0] > model.image_threshold.value
+    seen = cutswap.inspect_image(model, cutswap.read_image("photo.png"))
+    print(seen.is_defect, [region.box for region in seen.regions.described])
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ from manifests.verify import verify_set
 if TYPE_CHECKING:
     from detector.config import FitConfig
     from detector.default_config import default_config
+    from detector.inspection import inspect_image
+    from detector.min_area import MinArea
     from detector.model import load_model
     from detector.pipeline import evaluate_models, fit_model
     from detector.scoring import score_images
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from manifests.datasets import open_data
     from manifests.recipe import read_recipe, write_recipe
     from manifests.remote import pull_set, push_set
+    from manifests.roi import read_roi
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "BuildConfig": "generator.config",
     "FitConfig": "detector.config",
+    "MinArea": "detector.min_area",
     "ShardDataset": "detector.shard_dataset",
     "Textures": "generator.textures",
     "build_set": "generator.pipeline",
@@ -60,12 +63,14 @@ _LAZY = {
     "evaluate_models": "detector.pipeline",
     "export_images": "generator.export_images",
     "fit_model": "detector.pipeline",
+    "inspect_image": "detector.inspection",
     "load_model": "detector.model",
     "merge_sets": "generator.merge",
     "open_data": "manifests.datasets",
     "pull_set": "manifests.remote",
     "push_set": "manifests.remote",
     "read_recipe": "manifests.recipe",
+    "read_roi": "manifests.roi",
     "replay_set": "generator.replay",
     "score_images": "detector.scoring",
     "subset_set": "generator.subset",
@@ -78,6 +83,7 @@ __all__ = [
     "CutswapError",
     "FitConfig",
     "Geometry",
+    "MinArea",
     "NegativeSet",
     "ShardDataset",
     "Textures",
@@ -89,6 +95,7 @@ __all__ = [
     "find_sets",
     "fit_image",
     "fit_model",
+    "inspect_image",
     "load_model",
     "merge_sets",
     "open_data",
@@ -96,6 +103,7 @@ __all__ = [
     "push_set",
     "read_image",
     "read_recipe",
+    "read_roi",
     "replay_set",
     "restore_map",
     "restore_mask",

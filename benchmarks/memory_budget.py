@@ -28,7 +28,7 @@ from growth import draw_images, run
 
 from detector import merge_reduce
 from detector.coreset import coreset_size, k_centre
-from detector.features import FeatureExtractor
+from detector.features import FeatureExtractor, cell_origins
 from detector.memory_bank import MemoryBank
 from detector.memory_budget import DEFAULT_BYTES, FeatureBudget
 from detector.merge_reduce import Reduction, choose_bank, reduce_block
@@ -41,7 +41,7 @@ from manifests.weights import load_network
 CELLS, DIM = 1024, 152
 
 
-def drawn_features(images: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+def drawn_features(images: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of eight images' features, clustered, the same each time."""
     source = np.random.default_rng(0)
     centres = source.standard_normal((500, DIM), dtype=np.float32) * 3
@@ -51,7 +51,8 @@ def drawn_features(images: int) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
         rng = np.random.default_rng([1, start])
         rows = centres[rng.integers(500, size=count * CELLS)]
         inside = rng.standard_normal((count * CELLS, 24), dtype=np.float32) @ basis
-        yield torch.from_numpy(rows + 0.5 * inside), np.full(count, CELLS)
+        every = np.ones((count, 1, CELLS), dtype=bool)
+        yield torch.from_numpy(rows + 0.5 * inside), cell_origins(every, first_image=start)
 
 
 def peak_bytes() -> int:
@@ -80,18 +81,18 @@ def large(images: int, budget_bytes: int, bank: int) -> None:
     started, cpu = time.monotonic(), time.process_time()
     seen = 0
 
-    def watched() -> Iterator[tuple[torch.Tensor, np.ndarray]]:
+    def watched() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         nonlocal seen
-        for features, counts in drawn_features(images):
-            yield features, counts
-            seen += len(counts)
+        for features, origins in drawn_features(images):
+            yield features, origins
+            seen = int(origins[-1, 0]) + 1
             if seen % 1000 < 8:
                 note = f"{seen} images, {time.monotonic() - started:.0f} s, peak {peak_bytes()}"
                 print(note, file=sys.stderr, flush=True)
 
     found = stream_bank(watched(), reduction=reduction, budget=budget, size_of=lambda _: bank)
     fit = time.monotonic() - started, time.process_time() - cpu
-    nearest = MemoryBank(found.features, found.owners)
+    nearest = MemoryBank.of(found.features, found.origins)
     radius, step = 0.0, max(1, images // 500)
     for number, (features, _) in enumerate(drawn_features(images)):
         # A sample is enough: the second pass keeps nothing.
@@ -146,8 +147,8 @@ def in_blocks(features: torch.Tensor, bank: int, blocks: int, seed: int) -> torc
     )  # fmt: skip
     parts = []
     for number, block in enumerate(torch.tensor_split(features, blocks)):
-        owners = torch.zeros(len(block), dtype=torch.int32)
-        parts.append(reduce_block(block, owners, number=number, reduction=reduction))
+        origins = torch.zeros((len(block), 2), dtype=torch.int32)
+        parts.append(reduce_block(block, origins, number=number, reduction=reduction))
     return choose_bank(parts, bank, reduction=reduction)[0]
 
 

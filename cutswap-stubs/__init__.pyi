@@ -1,6 +1,8 @@
 # What `import cutswap` gives, for type checkers: a single module cannot carry a py.typed.
 from detector.config import FitConfig as FitConfig
 from detector.default_config import default_config as default_config
+from detector.inspection import inspect_image as inspect_image
+from detector.min_area import MinArea as MinArea
 from detector.model import load_model as load_model
 from detector.pipeline import evaluate_models as evaluate_models
 from detector.pipeline import fit_model as fit_model
@@ -27,6 +29,7 @@ from manifests.recipe import read_recipe as read_recipe
 from manifests.recipe import write_recipe as write_recipe
 from manifests.remote import pull_set as pull_set
 from manifests.remote import push_set as push_set
+from manifests.roi import read_roi as read_roi
 from manifests.set_folders import find_sets as find_sets
 from manifests.verify import verify_set as verify_set
 

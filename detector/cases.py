@@ -10,7 +10,7 @@ import numpy as np
 
 from manifests.annotate import SKY, colour_bar, fit_tile, mask_image, outline, overlay
 from manifests.images import write_png
-from manifests.sheet import Tile, sheet
+from manifests.sheet import Tile, sheet, stacked
 
 HEAT_LOW, HEAT_HIGH = 0.5, 1.5
 """Ends of the colour scale, in units of the threshold."""
@@ -30,6 +30,7 @@ class Case:
         label: 0 good, 1 defective.
         defect: its kind, "good" for a good one.
         name: file name.
+        is_called: whether the part is called defective; None for a score above 1.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Case:
     label: int
     defect: str
     name: str
+    is_called: bool | None = None
 
 
 def choose_cases(
@@ -114,12 +116,12 @@ def case_sheet(path: Path, cases: Sequence[Case], *, per_group: int = 6, title: 
                 tile_px=CASE_TILE_PX,
             )
         )
-    write_png(path, _stacked(pictures) if pictures else sheet([], title="No cases"))
+    write_png(path, stacked(pictures) if pictures else sheet([], title="No cases"))
 
 
 def _case_tiles(case: Case) -> tuple[Tile, Tile, Tile, Tile]:
     image, heat = fit_tile(case.image, CASE_TILE_PX), fit_tile(case.heat, CASE_TILE_PX)
-    is_called = case.score > 1
+    is_called = case.score > 1 if case.is_called is None else case.is_called
     verdict = "" if is_called == bool(case.label) else "missed" if case.label else "false alarm"
     facts = [case.defect, f"{case.score:.2f}", verdict]
     picture = overlay(image, heat, low=HEAT_LOW, high=HEAT_HIGH)
@@ -138,13 +140,3 @@ def _case_tiles(case: Case) -> tuple[Tile, Tile, Tile, Tile]:
 def _legend() -> np.ndarray:
     label = "pixel score / pixel threshold"
     return colour_bar(low=HEAT_LOW, high=HEAT_HIGH, mark=1.0, label=label)
-
-
-def _stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    width = max(picture.shape[1] for picture in pictures)
-    return np.concatenate(
-        [
-            np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-            for picture in pictures
-        ]
-    )

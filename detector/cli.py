@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, detectors, inspect, verify, score, eval, recalibrate, compare."""
+"""`cutswap-det`: fit, look, judge, and compare; the commands by name in `_SECTIONS`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from detector import model_commands, study_commands
+from detector import (
+    bank_commands,
+    explain_command,
+    model_commands,
+    study_commands,
+    watch_commands,
+)
 from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
+from detector.score_options import min_area_option
 from manifests import command_line as common
 from manifests import hdf5_plugins
-from manifests.errors import ConfigError, ModelError
+from manifests.errors import ConfigError, CutswapError, ModelError
 from manifests.option_types import LocationType
 from manifests.progress import Progress, progress_maker
 
 if TYPE_CHECKING:
+    from detector.min_area import MinArea
+    from detector.scored_image import ScoredImage
     from manifests.categories import Category
 
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "eval", "recalibrate", "compare"),
+    "Judge": ("score", "watch", "explain", "eval", "recalibrate", "bank", "compare"),
 }
 
 
@@ -142,10 +151,11 @@ def fit(context: click.Context, **options: Any) -> None:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--output",
-    type=click.Choice(["table", "csv", "json"]),
+    type=click.Choice(["table", "csv", "json", "jsonl"]),
     default="table",
     show_default=True,
-    help="Form of the lines on stdout.",
+    help="Form of the lines on stdout; json and jsonl hold regions too, jsonl is a line per "
+    "image as soon as it is scored.",
 )
 @click.option(
     "--heatmaps",
@@ -157,6 +167,7 @@ def fit(context: click.Context, **options: Any) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for binary masks in original pixels.",
 )
+@min_area_option
 @common.jobs_option
 @common.device_option
 @common.megapixel_option
@@ -169,6 +180,7 @@ def score(
     output: str,
     heatmaps: Path | None,
     masks: Path | None,
+    min_area: MinArea,
     jobs: int | None,
     device: str,
     max_megapixels: float,
@@ -184,28 +196,47 @@ def score(
 
     \b
     cutswap-det score models/part line3/ --heatmaps heat --output csv > scores.csv
+    cutswap-det score models/part line3/ --min-area 0.05% --output jsonl > parts.jsonl
     """
     from detector.describe import score_lines
     from detector.model_folder import find_model
-    from detector.scoring import score_images
+    from detector.score_record import RecordedModel, image_record
+    from detector.scoring import Scorer, score_each
     from manifests.allocator import keep_freed_memory
     from manifests.weights import resolve_device
 
     keep_freed_memory()
-    rows, skipped = score_images(
+    scorer = Scorer.load(
         find_model(model),
-        paths,
+        device=resolve_device(device),
+        min_area=min_area,
+        with_regions=output in ("json", "jsonl"),
         heatmaps=heatmaps,
         masks=masks,
-        device=resolve_device(device),
+    )
+    recorded = RecordedModel.of(scorer.model, scorer.model_digest)
+    skipped: list[CutswapError] = []
+    rows = score_each(
+        scorer,
+        paths,
+        skipped,
         readers=jobs or os.cpu_count() or 1,
         max_pixels=round(max_megapixels * 1e6),
         skip_bad=skip_bad,
         progress=Progress("score", "images", quiet=quiet),
     )
+    listed: list[ScoredImage] = []
+    if output == "jsonl":
+        for row in rows:
+            click.echo(json.dumps(image_record(row, recorded)))
+    else:
+        listed += rows
     for error in skipped:
         click.echo(f"skipped {error}", err=True)
-    click.echo(score_lines(rows, output), nl=False)
+    if output != "jsonl":
+        text = score_lines(listed, output, model=recorded)
+        # Bytes, as a name may be no text.
+        click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
 
 @main.command("eval")
@@ -223,6 +254,7 @@ def score(
     help="File naming the training images (layouts mtd and labelled); training files are left out "
     "in any case.",
 )
+@min_area_option
 @click.option("--cases", default=6, show_default=True, help="Cases of each kind in the picture.")
 @common.megapixel_option
 @common.skip_bad_option
@@ -237,6 +269,7 @@ def eval_(
     categories: tuple[str, ...],
     data_format: str | None,
     train_list: Path | None,
+    min_area: MinArea,
     cases: int,
     max_megapixels: float,
     skip_bad: bool,
@@ -268,6 +301,7 @@ def eval_(
         out,
         device=resolve_device(device),
         cases=cases,
+        min_area=min_area,
         max_pixels=round(max_megapixels * 1e6),
         skip_bad=skip_bad,
         make_progress=progress_maker(quiet=quiet),
@@ -287,6 +321,9 @@ for _command in (
     model_commands.inspect,
     model_commands.verify,
     model_commands.recalibrate,
+    watch_commands.watch,
+    explain_command.explain,
+    bank_commands.bank,
     study_commands.compare,
 ):
     main.add_command(_command)

@@ -7,18 +7,20 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from detector.calibration import HELD_OUT, OTHERS, TRAINING
+from detector.score_record import VERDICTS, image_record
 from manifests.durations import duration
+from manifests.terminal import printable
 
 if TYPE_CHECKING:
     from detector.model_record import ModelRecord
     from detector.pipeline import FitSummary
     from detector.recalibrate import Recalibrated
-    from detector.scoring import ScoredImage
+    from detector.score_record import RecordedModel
+    from detector.scored_image import ScoredImage
 
-VERDICTS = {True: "defect", False: "good"}
 _OF_SOURCE = {TRAINING: "", HELD_OUT: " that training left out", OTHERS: " seen after the fit"}
 
 
@@ -76,7 +78,7 @@ def describe_model(folder: Path, record: ModelRecord, digest: str) -> list[str]:
         ("category", record.category),
         ("licence", record.licence or "not stated"),
         ("pixels", "holds pixels of training images" if record.holds_pixels else "holds none"),
-        ("detector", config.detector),
+        ("detector", config.detector + _added(record)),
         ("network", f"{config.network}, {tuned}{together}"),
         ("canvas", geometry.in_words + tiled),
         ("thresholds", _thresholds(record)),
@@ -105,6 +107,9 @@ def model_json(folder: Path, record: ModelRecord, digest: str) -> dict:
         "pixel_threshold": record.pixel_threshold.to_json(),
         "files": record.files,
         "versions": record.versions,
+        "model_version": record.version,
+        "added_normals": record.added_normals,
+        "score_bounds": record.score_bounds,
         "processes": record.processes,
     }
 
@@ -114,7 +119,12 @@ def _thresholds(record: ModelRecord) -> str:
     kept = _OF_SOURCE[record.calibrated_on]
     alarms = _false_alarms(image.rate_interval())
     values = f"{image.value:.4g} (image), {pixel.value:.4g} (pixel)"
-    return f"{values} from {image.n} images{kept}; {alarms}"
+    bounds = f", {record.score_bounds} of them by upper bounds" if record.score_bounds else ""
+    return f"{values} from {image.n} images{kept}{bounds}; {alarms}"
+
+
+def _added(record: ModelRecord) -> str:
+    return f", {record.added_normals} normals added to it" if record.added_normals else ""
 
 
 def _false_alarms(interval: tuple[float, float]) -> str:
@@ -122,34 +132,29 @@ def _false_alarms(interval: tuple[float, float]) -> str:
     return f"{low} to {high} % false alarms (95 %)"
 
 
-def score_lines(rows: Sequence[ScoredImage], output: str) -> str:
-    """Scores and verdicts as "table", "csv" or "json", with a newline at the end."""
-    records = [
-        {
-            "path": str(row.path),
-            "score": row.score,
-            "normalised": row.normalised,
-            "p_value": row.p_value,
-            "verdict": VERDICTS[row.is_defect],
-        }
-        for row in rows
-    ]
+def score_lines(
+    rows: Sequence[ScoredImage], output: str, *, model: RecordedModel | None = None
+) -> str:
+    """Scores and verdicts as "table", "csv" or "json", with a newline at the end.
+
+    Args:
+        model: what judged; for "json" alone, which holds regions too.
+    """
     if output == "json":
-        return json.dumps(records, indent=1) + "\n"
+        judge = cast(RecordedModel, model)
+        return json.dumps([image_record(row, judge) for row in rows], indent=1) + "\n"
     if output == "csv":
         text = io.StringIO()
-        writer = csv.DictWriter(
-            text,
-            fieldnames=["path", "score", "normalised", "p_value", "verdict"],
-            lineterminator="\n",
-        )
-        writer.writeheader()
-        writer.writerows(records)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "score", "normalised", "p_value", "verdict"])
+        for row in rows:
+            verdict = VERDICTS[row.is_defect]
+            writer.writerow([row.path, row.score, row.normalised, row.p_value, verdict])
         return text.getvalue()
     lines = [f"{'score':>10}  {'/threshold':>10}  {'p':>7}  {'verdict':<7}  image"]
     lines += [
-        f"{r['score']:>10.4f}  {r['normalised']:>10.3f}  {r['p_value']:>7.2g}  {r['verdict']:<7}  "
-        f"{r['path']}"
-        for r in records
+        f"{row.score:>10.4f}  {row.normalised:>10.3f}  {row.p_value:>7.2g}  "
+        f"{VERDICTS[row.is_defect]:<7}  {printable(str(row.path))}"
+        for row in rows
     ]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -11,10 +12,13 @@ from detector.detectors.base import Scores
 from detector.labelled_images import LabelledStream, Truth
 from detector.labelled_images import TestImages as TestImages
 from detector.labelled_images import load_test_images as load_test_images
+from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model
 from detector.score_ahead import score_ahead
+from detector.scored_image import judge
 from manifests.datasets import Category, Sample
 from manifests.errors import CutswapError
+from manifests.images import restore_map
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Evaluation:
         excluded: sources left out because they were trained on.
         skipped: errors of unusable images that were left out on request.
         cropped: (source, fraction of its defect's area that the crop lost).
+        verdicts: (n,) bool, True where the model calls a part defective; None where scores alone
+            are known.
+        min_area: what the verdicts ask of regions.
     """
 
     samples: tuple[Sample, ...]
@@ -47,6 +54,8 @@ class Evaluation:
     excluded: tuple[str, ...]
     skipped: tuple[CutswapError, ...]
     cropped: tuple[tuple[str, float], ...]
+    verdicts: np.ndarray | None = None
+    min_area: MinArea = ANY_AREA
 
 
 def evaluation_of(truth: Truth, scores: Scores) -> Evaluation:
@@ -81,10 +90,13 @@ def evaluate(
     category: Category,
     *,
     max_pixels: int,
+    min_area: MinArea = ANY_AREA,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Scores every test image that the model was not trained on, a batch in memory at a time.
+
+    The verdicts are those of `score`: regions are measured in original pixels.
 
     Raises:
         DataError: the category has no test images, or all were trained on.
@@ -99,10 +111,27 @@ def evaluate(
         skip_bad=skip_bad,
         progress=progress,
     )
-    scored = score_ahead(model.detector, stream, lambda batch: (batch.canvases, batch.boxes))
-    found = [scores for _, scores in scored]
+    found, verdicts = [], []
+    for batch, scores in score_ahead(
+        model.detector, stream, lambda batch: (batch.canvases, batch.boxes)
+    ):
+        found.append(scores)
+        for placement, score, canvas_map in zip(
+            batch.placements, scores.image, scores.map, strict=True
+        ):
+            verdict = judge(
+                model,
+                score,
+                partial(restore_map, canvas_map, placement),
+                height=placement.source_height,
+                width=placement.source_width,
+                min_area=min_area,
+            )
+            verdicts.append(verdict.is_defect)
     scores = Scores(
         np.concatenate([scores.image for scores in found]),
         np.concatenate([scores.map for scores in found]),
     )
-    return evaluation_of(stream.truth(), scores)
+    return replace(
+        evaluation_of(stream.truth(), scores), verdicts=np.array(verdicts), min_area=min_area
+    )

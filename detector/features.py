@@ -163,6 +163,20 @@ def _cell_of(pixels: np.ndarray, shown: np.ndarray, side_px: int, cells: int) ->
     return found.clip(known[0], known[-1])
 
 
+def cell_origins(valid: np.ndarray, *, first_image: int = 0) -> torch.Tensor:
+    """Where the features of valid cells come from: image and cell of each.
+
+    Args:
+        valid: (B, h, w) bool.
+        first_image: number of the first of these images.
+
+    Returns:
+        (P, 2) int32, sorted: the image's number, and the cell's in row-major order of its grid.
+    """
+    image, cell = valid.reshape(len(valid), -1).nonzero()
+    return torch.from_numpy(np.stack([image + first_image, cell], axis=1).astype(np.int32))
+
+
 def _axis_cells(cells: int, pixels: int, start: int, length: int) -> np.ndarray:
     centres = (np.arange(cells) + 0.5) * (pixels / cells)
     inside = (centres >= start) & (centres < start + length)

@@ -28,6 +28,7 @@ class LabelledBatch:
         samples: B of them.
         canvases: (B, H, W, 3) uint8 RGB.
         boxes: (B, 4) int64 canvas boxes, `y, x, h, w` in px.
+        placements: B of them, back to the originals.
         masks: (B, H, W) bool ground truth on the canvas.
         has_truth: (B,) bool, False where a defective image has no mask or an empty one.
     """
@@ -35,6 +36,7 @@ class LabelledBatch:
     samples: tuple[Sample, ...]
     canvases: np.ndarray
     boxes: np.ndarray
+    placements: tuple[Placement, ...]
     masks: np.ndarray
     has_truth: np.ndarray
 
@@ -154,7 +156,7 @@ class LabelledStream:
         """
         tests = self.category.test
         for loaded in self._images:
-            samples, canvases, boxes, masks = [], [], [], []
+            samples, canvases, placements, masks = [], [], [], []
             for image in loaded:
                 sample = tests[image.index]
                 try:
@@ -164,13 +166,14 @@ class LabelledStream:
                     continue
                 samples.append(sample)
                 canvases.append(image.canvas)
-                boxes.append(image.placement.canvas_box)
+                placements.append(image.placement)
                 masks.append(mask)
             if samples:
                 batch = LabelledBatch(
                     samples=tuple(samples),
                     canvases=np.stack(canvases),
-                    boxes=np.array(boxes, dtype=np.int64),
+                    boxes=np.array([one.canvas_box for one in placements], dtype=np.int64),
+                    placements=tuple(placements),
                     masks=np.stack(masks),
                     has_truth=np.array(
                         [s.label == 0 or m.any() for s, m in zip(samples, masks, strict=True)]

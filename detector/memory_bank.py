@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Self
 
 import torch
 
@@ -24,6 +25,8 @@ class MemoryBank:
     Args:
         features: (M, D) float32, M >= 1, finite. Not modified.
         image_index: (M,) int32, the training image of each entry.
+        cell: (M,) int32, its cell in row-major order of the image's grid; None where nobody knows,
+            as in models of version 5.
 
     Raises:
         ModelError: shapes or dtypes that do not fit, an empty bank, features that are not finite.
@@ -31,23 +34,32 @@ class MemoryBank:
     Source: Roth et al. 2022, sections 3.1 and 3.3; leaving an image's own entries out is ours.
     """
 
-    def __init__(self, features: torch.Tensor, image_index: torch.Tensor) -> None:
+    def __init__(
+        self,
+        features: torch.Tensor,
+        image_index: torch.Tensor,
+        cell: torch.Tensor | None = None,
+    ) -> None:
         if features.ndim != 2 or features.dtype != torch.float32 or 0 in features.shape:
             raise ModelError(
                 "bank features are malformed",
                 expected="(M, D) float32",
                 got=f"{tuple(features.shape)} {features.dtype}",
             )
-        if image_index.shape != features.shape[:1] or image_index.dtype != torch.int32:
-            raise ModelError(
-                "bank image_index is malformed",
-                expected=f"({len(features)},) int32",
-                got=f"{tuple(image_index.shape)} {image_index.dtype}",
-            )
+        for name, one in (("image_index", image_index), ("cell", cell)):
+            if one is None:
+                continue
+            if one.shape != features.shape[:1] or one.dtype != torch.int32:
+                raise ModelError(
+                    f"bank {name} is malformed",
+                    expected=f"({len(features)},) int32",
+                    got=f"{tuple(one.shape)} {one.dtype}",
+                )
         if not torch.isfinite(features).all():
             raise ModelError("bank features are not finite")
         self.features = features
         self.image_index = image_index.to(features.device)
+        self.cell = None if cell is None else cell.to(features.device)
         # Distances do not change when everything moves, but the smaller the vectors, the less a
         # product cancels.
         self._mean = features.mean(0)
@@ -59,6 +71,15 @@ class MemoryBank:
         self._search: GroupSearch | None = None
         self._has_sought = False
         self._seeking = threading.Lock()
+
+    @classmethod
+    def of(cls, features: torch.Tensor, origins: torch.Tensor) -> Self:
+        """A bank of features (M, D) and their origins (M, 2) int32, image and cell of each.
+
+        Raises:
+            ModelError: as above.
+        """
+        return cls(features, origins[:, 0].contiguous(), origins[:, 1].contiguous())
 
     def __len__(self) -> int:
         return len(self.features)
@@ -131,6 +152,22 @@ class MemoryBank:
                 self._has_sought = True
                 self._search = find_search(self._centred[: len(self)])
         return self._search
+
+    def neighbours(self, patch: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The entries nearest to one patch, the nearest first; of equals the first.
+
+        Args:
+            patch: (D,) float32 on the bank's device.
+            count: how many, at least 1; all where there are no more.
+
+        Returns:
+            distance (count,) float32, index (count,) int64; distances by differences.
+        """
+        distance = torch.cdist(
+            patch[None], self.features, compute_mode="donot_use_mm_for_euclid_dist"
+        )[0]
+        found = distance.sort(stable=True)
+        return found.values[:count], found.indices[:count]
 
     def nearest_own(
         self, patches: torch.Tensor, distance: torch.Tensor, *, image: int

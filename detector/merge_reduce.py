@@ -37,13 +37,13 @@ class Candidates:
 
     Attributes:
         features: (C, D) float32 on the CPU, in the order of the images.
-        owners: (C,) int32, the image of each, ascending.
+        origins: (C, 2) int32, image and cell of each, ascending.
         rows: the number of features that they stand for.
         level: how often the most often reduced of them were merged; 0 for a block.
     """
 
     features: torch.Tensor
-    owners: torch.Tensor
+    origins: torch.Tensor
     rows: int
     level: int = 0
 
@@ -89,13 +89,13 @@ class Reduction:
 
 
 def reduce_block(
-    features: torch.Tensor, owners: torch.Tensor, *, number: int, reduction: Reduction
+    features: torch.Tensor, origins: torch.Tensor, *, number: int, reduction: Reduction
 ) -> Candidates:
     """The candidates of one block.
 
     Args:
         features: (N, D) float32 on the CPU, in the order of the images; not kept.
-        owners: (N,) int32, ascending.
+        origins: (N, 2) int32, image and cell of each, ascending.
         number: of the block, 0 for the first one; seeds its search.
 
     Raises:
@@ -106,7 +106,7 @@ def reduce_block(
     if len(features) == 0:
         raise ModelError("no features to reduce")
     picks = _choose(features, reduction.block_size(len(features)), reduction, (_BLOCK, number))
-    return Candidates(features[picks], owners[picks], rows=len(features))
+    return Candidates(features[picks], origins[picks], rows=len(features))
 
 
 def merge(parts: Sequence[Candidates], *, number: int, reduction: Reduction) -> Candidates:
@@ -116,11 +116,11 @@ def merge(parts: Sequence[Candidates], *, number: int, reduction: Reduction) -> 
         parts: in the order of their images.
         number: of the merge, 0 for the first one; seeds its search.
     """
-    features, owners = _joined(parts)
+    features, origins = _joined(parts)
     picks = _choose(features, reduction.merged_size(parts), reduction, (_MERGE, number))
     return Candidates(
         features[picks],
-        owners[picks],
+        origins[picks],
         rows=sum(part.rows for part in parts),
         level=max(part.level for part in parts) + 1,
     )
@@ -133,7 +133,7 @@ def choose_bank(
     reduction: Reduction,
     progress: Progress | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bank: features (size, D) and their images (size,), in the order of the images.
+    """The bank: features (size, D) and their origins (size, 2), in the order of the images.
 
     Args:
         parts: of all features, in the order of their images.
@@ -145,9 +145,9 @@ def choose_bank(
     """
     if not parts:
         raise ModelError("no normal images to fit to")
-    features, owners = _joined(parts)
+    features, origins = _joined(parts)
     picks = _choose(features, min(size, len(features)), reduction, (_BANK,), progress)
-    return features[picks], owners[picks]
+    return features[picks], origins[picks]
 
 
 class CandidateTree:
@@ -206,5 +206,5 @@ def _choose(
 def _joined(parts: Sequence[Candidates]) -> tuple[torch.Tensor, torch.Tensor]:
     return (
         torch.cat([part.features for part in parts]),
-        torch.cat([part.owners for part in parts]),
+        torch.cat([part.origins for part in parts]),
     )

@@ -9,17 +9,22 @@ from pathlib import Path
 from detector.calibration import Calibration
 from detector.config import FitConfig
 from detector.detectors import DETECTORS, Detector
+from detector.detectors.patchcore import PatchCore
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import (
     CALIBRATION,
     EXTRACTOR,
+    MODEL_VERSION,
+    NORMALS,
     STATE_FILES,
     TENSOR_FILES,
+    UNNAMED_VERSION,
     UNTUNED,
     ModelRecord,
     read_record,
     write_record,
 )
+from detector.normal_list import FittedNormal, normals_from_state, normals_state
 from detector.threshold import Threshold
 from detector.verify_model import AGAIN, file_problems
 from manifests.atomic import write_atomic
@@ -40,6 +45,9 @@ class Model:
         set_digest: of the negative set it was fitted on.
         initial_digest: of the extractor's weights before training.
         processes: how many fitted it together.
+        normals: what it was fitted to, in the order in which a bank counts images; None in models
+            of version 5, which do not say.
+        added_normals, score_bounds: see `ModelRecord`.
     """
 
     category: str
@@ -56,6 +64,9 @@ class Model:
     licence: str
     versions: dict[str, str]
     processes: int = 1
+    normals: tuple[FittedNormal, ...] | None = None
+    added_normals: int = 0
+    score_bounds: int = 0
 
 
 def save_model(folder: Path, model: Model) -> str:
@@ -80,6 +91,8 @@ def save_model(folder: Path, model: Model) -> str:
             tensors[UNTUNED] = _weights(detector.untuned)
         tensors[STATE_FILES[model.config.detector]] = detector.state()
         tensors[CALIBRATION] = model.calibration.state()
+        if model.normals is not None:
+            tensors[NORMALS] = normals_state(model.normals)
         for name in set(TENSOR_FILES) - set(tensors):
             (folder / name).unlink(missing_ok=True)
         for name, state in tensors.items():
@@ -101,6 +114,9 @@ def save_model(folder: Path, model: Model) -> str:
             processes=model.processes,
             holds_pixels=detector.holds_pixels,
             files={name: file_digest(folder / name) for name in tensors},
+            version=UNNAMED_VERSION if model.normals is None else MODEL_VERSION,
+            added_normals=model.added_normals,
+            score_bounds=model.score_bounds,
         )
         return write_record(folder, record)
     except OSError as error:
@@ -137,6 +153,10 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
             load((folder / CALIBRATION).read_bytes()), record.calibrated_on
         )
         _check_thresholds(record, calibration, folder / CALIBRATION)
+        normals = None
+        if NORMALS in record.files:
+            canvas = (record.geometry.height, record.geometry.width)
+            normals = normals_from_state(load((folder / NORMALS).read_bytes()), canvas=canvas)
         detector = kind.from_state(
             network,
             record.geometry,
@@ -145,6 +165,7 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
             untuned=untuned,
             device=device,
         )
+        _check_normals(record, detector, normals, state_file)
     except CutswapError:
         raise
     except (
@@ -166,7 +187,34 @@ def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:
         licence=record.licence,
         versions=record.versions,
         processes=record.processes,
+        normals=normals,
+        added_normals=record.added_normals,
+        score_bounds=record.score_bounds,
     )
+
+
+def _check_normals(
+    record: ModelRecord,
+    detector: Detector,
+    normals: tuple[FittedNormal, ...] | None,
+    path: Path,
+) -> None:
+    """Raises ModelError where a bank speaks of images that there are none of."""
+    if normals is None:
+        return
+    if record.added_normals >= len(normals) or record.score_bounds > record.image_threshold.n:
+        raise ModelError("counts more images than it has", path=path, hint=AGAIN)
+    if not isinstance(detector, PatchCore):
+        return
+    image = detector.bank.image_index
+    if int(image.min()) < 0 or int(image.max()) >= len(normals):
+        raise ModelError(
+            "has entries of images that it does not name",
+            path=path,
+            expected=f"0 to {len(normals) - 1}",
+            got=f"{int(image.min())} to {int(image.max())}",
+            hint=AGAIN,
+        )
 
 
 def _network(name: str, path: Path, *, device: str) -> Network:

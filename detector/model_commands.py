@@ -19,7 +19,11 @@ from manifests.terminal import counted
 @common.json_option
 @common.domain_errors
 def detectors(as_json: bool) -> None:
-    """List the detectors: what each does, what it learns from, where it comes from."""
+    """List the detectors: what each does, what it learns from, where it comes from.
+
+    \b
+    cutswap-det detectors
+    """
     width = max(map(len, ABOUT))
 
     def words(name: str) -> list[str]:
@@ -47,6 +51,9 @@ def inspect(model: Path, categories: tuple[str, ...], as_json: bool) -> None:
     """Say what is in a model, with its digest.
 
     MODEL is a model folder, or a root of several.
+
+    \b
+    cutswap-det inspect models/bracket
     """
     from detector.describe import describe_model, model_json
     from detector.model_folder import find_models
@@ -74,6 +81,9 @@ def verify(model: Path, categories: tuple[str, ...], expect: str | None, as_json
 
     MODEL is a model folder, or a root of several. Lists all problems, not only the first. Exit
     code 0: nothing wrong; 1: something is.
+
+    \b
+    cutswap-det verify models/
     """
     from detector.model_folder import find_models
     from detector.verify_model import verify_model

@@ -28,10 +28,14 @@ from manifests.geometry import Geometry
 from manifests.shard_entry import is_count, is_digest, is_text_table
 from manifests.strict_json import dump_json, load_json
 
-MODEL_VERSION = 5
+MODEL_VERSION = 6
+UNNAMED_VERSION = 5
+"""Models that do not say which normals they were fitted to; read, and written as they are."""
+
 EXTRACTOR = "extractor.safetensors"
 UNTUNED = "untuned.safetensors"
 CALIBRATION = "calibration.safetensors"
+NORMALS = "normals.safetensors"
 
 # Where a model folder keeps what the detector learned.
 STATE_FILES: dict[str, str] = {
@@ -42,12 +46,17 @@ STATE_FILES: dict[str, str] = {
 }
 _OF_GUIDANCE = ("guidance/", "references/")
 _OF_ANOMALIES = ("classifier/",)
+_OF_NAMED = ("cell",)
 # What such a file holds: the dtype of every tensor and its sides. A letter is the same number, of
 # at least 1, wherever it stands; a number is itself. A name that ends with /* stands for all
 # tensors of a module, at least one, of any sides; whether they are the module's is found where it
 # is loaded.
 STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
-    "patchcore": {"features": ("F32", ("M", "D")), "image_index": ("I32", ("M",))},
+    "patchcore": {
+        "features": ("F32", ("M", "D")),
+        "image_index": ("I32", ("M",)),
+        "cell": ("I32", ("M",)),
+    },
     "gaussian": {
         "mean": ("F64", ("D",)),
         "precision": ("F64", ("D", "D")),
@@ -68,13 +77,14 @@ STATE_TENSORS: dict[str, dict[str, tuple[str, tuple[str, ...] | None]]] = {
 }
 # Scores of good images, ascending; n is that of the thresholds.
 CALIBRATION_TENSORS = {IMAGE: ("F32", ("n",)), MAP_MAXIMUM: ("F32", ("n",))}
-TENSOR_FILES = (EXTRACTOR, UNTUNED, CALIBRATION, *STATE_FILES.values())
+TENSOR_FILES = (EXTRACTOR, UNTUNED, CALIBRATION, NORMALS, *STATE_FILES.values())
 
 _FIELDS = {
     "attribution", "calibrated_on", "category", "config", "files", "geometry", "holds_pixels",
     "image_threshold", "initial_digest", "licence", "model_version", "network_digest",
     "pixel_threshold", "processes", "set_digest", "training_files", "versions",
 }  # fmt: skip
+_NAMED_FIELDS = {"added_normals", "score_bounds"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,10 @@ class ModelRecord:
         holds_pixels: whether the tensors hold pixels of training images, so that passing the model
             on is bound by their licence.
         files: SHA-256 of every file of tensors, by name.
+        version: `MODEL_VERSION`, or `UNNAMED_VERSION`.
+        added_normals: how many of its normals `bank update` added to those of the set.
+        score_bounds: how many of the scores behind the thresholds are no exact ones but at least as
+            high, from before an update.
     """
 
     category: str
@@ -109,11 +123,15 @@ class ModelRecord:
     processes: int
     holds_pixels: bool
     files: dict[str, str]
+    version: int = MODEL_VERSION
+    added_normals: int = 0
+    score_bounds: int = 0
 
     def to_bytes(self) -> bytes:
         """`model.json`: ASCII JSON, sorted keys, indent 1, trailing newline."""
-        plain = {name: getattr(self, name) for name in _FIELDS - {"model_version"}} | {
-            "model_version": MODEL_VERSION,
+        names = _fields(self.version) - {"model_version"}
+        plain = {name: getattr(self, name) for name in names} | {
+            "model_version": self.version,
             "config": self.config.to_json(),
             "geometry": self.geometry.to_json(),
             "image_threshold": self.image_threshold.to_json(),
@@ -124,12 +142,13 @@ class ModelRecord:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> ModelRecord:
-        """A record from untrusted JSON of this version.
+        """A record from untrusted JSON of a version that is read.
 
         Raises:
             ModelError: a field missing, unknown, of the wrong type or out of range.
         """
-        odd = sorted(_FIELDS ^ plain.keys())
+        version = plain["model_version"]
+        odd = sorted(_fields(version) ^ plain.keys())
         _require(not odd, f"missing or unknown fields {', '.join(odd)[:120]}")
         _require_detector(plain["config"])
         try:
@@ -161,14 +180,17 @@ class ModelRecord:
             is_count(plain["processes"]) and plain["processes"] > 0, "processes is not 1 or more"
         )
         _require(isinstance(plain["holds_pixels"], bool), "holds_pixels is not true or false")
-        kept = any(dtype == "U8" for dtype, _ in state_tensors(config).values())
+        kept = any(dtype == "U8" for dtype, _ in state_tensors(config, version).values())
         _require(plain["holds_pixels"] == kept, "holds_pixels is not what the detector does")
         source = plain["calibrated_on"]
         _require(source in SOURCES, f"calibrated_on is not {', '.join(SOURCES)}")
+        counts = {name: plain[name] for name in _fields(version) & _NAMED_FIELDS}
+        for name, count in counts.items():
+            _require(is_count(count), f"{name} is not 0 or more")
         files = plain["files"]
         _require(is_text_table(files), "files is not a table of digests")
         _require(all(map(is_digest, files.values())), "files is not a table of digests")
-        wanted = file_names(config)
+        wanted = file_names(config, version)
         _require(
             files.keys() == wanted,
             f"files are not {', '.join(sorted(wanted))} but {', '.join(sorted(files))[:120]}",
@@ -190,20 +212,31 @@ class ModelRecord:
             processes=plain["processes"],
             holds_pixels=plain["holds_pixels"],
             files=files,
+            version=version,
+            **counts,
         )
 
 
-def state_tensors(config: FitConfig) -> dict[str, tuple[str, tuple[str, ...] | None]]:
+def _fields(version: int) -> set[str]:
+    """The fields of `model.json`."""
+    return _FIELDS | _NAMED_FIELDS if version == MODEL_VERSION else _FIELDS
+
+
+def state_tensors(
+    config: FitConfig, version: int = MODEL_VERSION
+) -> dict[str, tuple[str, tuple[str, ...] | None]]:
     """What the detector's file of a model of this config holds; see `STATE_TENSORS`."""
     left_out: tuple[str, ...] = () if config.guidance else _OF_GUIDANCE
     left_out += () if config.is_weak else _OF_ANOMALIES
+    left_out += () if version == MODEL_VERSION else _OF_NAMED
     wanted = STATE_TENSORS[config.detector]
     return {name: one for name, one in wanted.items() if not name.startswith(left_out)}
 
 
-def file_names(config: FitConfig) -> set[str]:
+def file_names(config: FitConfig, version: int = MODEL_VERSION) -> set[str]:
     """The files of tensors that a model of this config consists of."""
     names = {EXTRACTOR, CALIBRATION, STATE_FILES[config.detector]}
+    names |= {NORMALS} if version == MODEL_VERSION else set()
     return names | {UNTUNED} if config.needs_untuned else names
 
 
@@ -278,11 +311,11 @@ def _load(data: bytes, path: Path) -> dict[str, Any]:
 
 def _check_version(plain: Mapping[str, Any], path: Path) -> None:
     version = plain.get("model_version")
-    if version != MODEL_VERSION or isinstance(version, bool):
+    if version not in (UNNAMED_VERSION, MODEL_VERSION) or not isinstance(version, int):
         raise ModelError(
             "written by another version of cutswap",
             path=path,
-            expected=f"model version {MODEL_VERSION}",
+            expected=f"model version {UNNAMED_VERSION} or {MODEL_VERSION}",
             got=repr(version)[:40],
             hint="fit again with --overwrite, or install the version that wrote it",
         )

@@ -16,9 +16,11 @@ from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
 from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
 from detector.metrics import roc_curve
+from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
 from detector.model_folder import MODEL, MODEL_DIGEST
 from detector.model_record import TENSOR_FILES, read_record
+from detector.normal_list import FittedNormal
 from detector.processes import ALONE, Processes
 from detector.results import EvalResult, measure, write_scores, write_text
 from detector.train import TRAINING_CSV
@@ -181,6 +183,7 @@ def fit_model(
             attribution=manifest.attribution,
             versions=library_versions(),
             processes=processes.count,
+            normals=tuple(FittedNormal(*row) for row in negative_set.normal_names()),
         )
         digest = save_model(folder, model)
         remove_checkpoint(folder)
@@ -241,6 +244,12 @@ def _unchanged_or_refuse(
     if model.calibration.source == OTHERS:
         raise ModelError(
             "already holds a recalibrated model",
+            path=folder,
+            hint="pass --overwrite to replace it, or another --out",
+        )
+    if model.added_normals:
+        raise ModelError(
+            "already holds a model to which normals were added",
             path=folder,
             hint="pass --overwrite to replace it, or another --out",
         )
@@ -337,11 +346,16 @@ def evaluate_models(
     *,
     device: str = "cpu",
     cases: int = 6,
+    min_area: MinArea = ANY_AREA,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     make_progress: ProgressMaker = quiet_progress,
 ) -> list[EvalResult]:
-    """Evaluates every (model folder, data category) and writes `out/`: metrics and pictures."""
+    """Evaluates every (model folder, data category) and writes `out/`: metrics and pictures.
+
+    Args:
+        min_area: what verdicts ask of regions; no metric depends on it.
+    """
     from detector.report import plot_roc, write_category_report
 
     out = Path(out)
@@ -356,6 +370,7 @@ def evaluate_models(
             model,
             category,
             max_pixels=max_pixels,
+            min_area=min_area,
             skip_bad=skip_bad,
             progress=make_progress(f"eval {category.name}", "images"),
         )

@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from detector.calibration import OTHERS, Calibration
+from detector.derived_model import need_room, save_derived
 from detector.image_stream import ImageStream
-from detector.model import Model, load_model, save_model
-from detector.model_folder import MODEL
-from detector.model_record import TENSOR_FILES
+from detector.model import Model, load_model
 from detector.scoring import score_stream
 from detector.threshold import Threshold
-from manifests.atomic import output_error
 from manifests.confine import category_folder
 from manifests.errors import ModelError
 from manifests.images import DEFAULT_MAX_PIXELS, list_images
-from manifests.lock import folder_lock
 
 FEWEST = 2
 
@@ -92,7 +89,7 @@ def recalibrate_model(
     rate = model.config.false_alarm_rate if rate is None else rate
     config = replace(model.config, false_alarm_rate=rate)
     folder = category_folder(out, model.category, path=model_folder)
-    _need_room(folder, Path(model_folder), overwrite=overwrite)
+    need_room(folder, Path(model_folder), overwrite=overwrite)
     stream = ImageStream(
         list_images(paths),
         model.geometry,
@@ -111,13 +108,7 @@ def recalibrate_model(
         pixel_threshold=pixel_threshold,
         training_files=model.training_files | digests,
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    with folder_lock(folder):
-        _need_room(folder, Path(model_folder), overwrite=overwrite)
-        digest = save_model(folder, changed)
+    digest = save_derived(folder, changed, Path(model_folder), overwrite=overwrite)
     return Recalibrated(
         folder=folder,
         category=model.category,
@@ -152,18 +143,3 @@ def _calibration(
         )
     found = Calibration.of(np.concatenate(image), np.concatenate(maxima), OTHERS)
     return found, frozenset(digests)
-
-
-def _need_room(folder: Path, model_folder: Path, *, overwrite: bool) -> None:
-    """Raises ModelError where another model lies; nothing but models is replaced."""
-    names = (MODEL, *TENSOR_FILES)
-    if not any((folder / name).exists() for name in names):
-        return
-    if folder.resolve() == model_folder.resolve():
-        raise ModelError(
-            "is the model itself", path=folder, hint="pass another --out: the old one stays whole"
-        )
-    if not overwrite:
-        raise ModelError(
-            "already holds a model", path=folder, hint="pass --overwrite, or another --out"
-        )

@@ -151,6 +151,7 @@ def write_category_report(
         if evaluation.has_truth[index]:
             truth = fit_tile(restore_mask(evaluation.masks[index], placement), CASE_TILE_PX)
         full = restore_map(evaluation.maps[index], placement)
+        verdict = None if evaluation.verdicts is None else bool(evaluation.verdicts[index])
         loaded.append(
             Case(  # shrunk at once: the originals of all cases together may not fit in memory
                 image=fit_tile(image, CASE_TILE_PX),
@@ -160,6 +161,7 @@ def write_category_report(
                 label=int(labels[index]),
                 defect=sample.defect,
                 name=sample.path.name,
+                is_called=verdict,
             )
         )
     case_sheet(folder / "cases.png", loaded, per_group=cases, title=f"{folder.name}: cases")

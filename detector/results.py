@@ -6,11 +6,16 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from detector.evaluate import Evaluation
 from detector.iou import mean_iou
 from detector.metrics import image_metrics, pixel_metrics
 from detector.model import Model
+from detector.score_record import VERDICTS
+from detector.threshold import relative_to
 from manifests.errors import OutputError
 from manifests.images import Geometry
 
@@ -39,7 +44,11 @@ class EvalResult:
 
 
 def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
-    """Metrics of one category's evaluation, with everything a reader must know to trust them."""
+    """Metrics of one category's evaluation, with everything a reader must know to trust them.
+
+    Args:
+        evaluation: with verdicts.
+    """
     image = image_metrics(evaluation.scores, evaluation.labels)
     known = evaluation.has_truth
     pixel = pixel_metrics(
@@ -55,7 +64,7 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
             evaluation.masks[known],
             None if evaluation.valid.all() else evaluation.valid[known],
         )
-    is_flagged = evaluation.scores > model.image_threshold.value
+    is_flagged = cast(np.ndarray, evaluation.verdicts)
     good, bad = ~evaluation.labels, evaluation.labels
     notes = []
     if evaluation.excluded:
@@ -76,6 +85,10 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
         )
     if image.auroc is None:
         notes.append("the test images are all of one class: no AUROC, AP or F1")
+    if evaluation.min_area:
+        notes.append(
+            f"verdicts ask for a region of at least {evaluation.min_area}; the metrics do not"
+        )
     notes += [f"skipped {error}" for error in evaluation.skipped]
     return EvalResult(
         category=category,
@@ -112,9 +125,13 @@ def write_scores(path: Path, evaluation: Evaluation, model: Model) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["source", "defect", "label", "score", "normalised", "verdict"])
-    for sample, score in zip(evaluation.samples, evaluation.scores, strict=True):
-        normalised = score / model.image_threshold.value
-        verdict = "defect" if normalised > 1 else "good"
+    for sample, score, is_defect in zip(
+        evaluation.samples,
+        evaluation.scores,
+        cast(np.ndarray, evaluation.verdicts),
+        strict=True,
+    ):
+        normalised = relative_to(model.image_threshold.value, score)
         writer.writerow(
             [
                 sample.source,
@@ -122,7 +139,7 @@ def write_scores(path: Path, evaluation: Evaluation, model: Model) -> None:
                 sample.label,
                 f"{score:.6g}",
                 f"{normalised:.4g}",
-                verdict,
+                VERDICTS[is_defect],
             ]
         )
     write_text(path, text.getvalue())

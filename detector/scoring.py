@@ -1,36 +1,167 @@
-"""Scores images without labels: verdicts, heat maps and masks."""
+"""Scores images without labels: verdicts, regions, heat maps and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from detector.detectors import Detector, Scores
 from detector.image_stream import ImageStream, LoadedImage
-from detector.model import load_model
+from detector.min_area import ANY_AREA, MinArea
+from detector.model import Model, load_model
+from detector.model_record import read_record
 from detector.score_ahead import score_ahead
+from detector.scored_image import ScoredImage, judge
+from detector.threshold import relative_to
 from manifests.errors import CutswapError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write_png
 
 
-@dataclass(frozen=True)
-class ScoredImage:
-    """One image's verdict.
+class OriginalScores:
+    """How anomalous an image is, and each pixel of the original.
 
     Attributes:
-        normalised: the score over the image threshold.
-        p_value: how rare such a score is among good images, see `Calibration.p_values`.
+        image: the image score, a float32 number.
     """
 
-    path: Path
-    score: float
-    normalised: float
-    p_value: float
-    is_defect: bool
+    def __init__(self, loaded: LoadedImage, image: np.float32, canvas_map: np.ndarray) -> None:
+        self.loaded = loaded
+        self.image = image
+        self._canvas_map = canvas_map
+
+    @cached_property
+    def map(self) -> np.ndarray:
+        """(H0, W0) float32 in the original's pixels; made where it is asked for."""
+        return restore_map(self._canvas_map, self.loaded.placement)
+
+
+def original_scores(model: Model, stream: ImageStream) -> Iterator[list[OriginalScores]]:
+    """Yields a stream's batches with their scores; the only step from images to scores.
+
+    Raises:
+        BadImages: after the last batch, unless the stream skips them.
+    """
+    for batch, found in score_stream(model.detector, stream):
+        yield [
+            OriginalScores(loaded, score, canvas_map)
+            for loaded, score, canvas_map in zip(batch, found.image, found.map, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A model, and what is wanted of each image.
+
+    Attributes:
+        min_area: a defective part shows a region of this area.
+        with_regions: describe the regions above the pixel threshold.
+        heatmaps, masks: folders for pictures in original pixels.
+    """
+
+    model: Model
+    model_digest: str
+    min_area: MinArea = ANY_AREA
+    with_regions: bool = False
+    heatmaps: Path | None = None
+    masks: Path | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model_folder: str | PathLike[str],
+        *,
+        device: str = "cpu",
+        min_area: MinArea = ANY_AREA,
+        with_regions: bool = False,
+        heatmaps: Path | None = None,
+        masks: Path | None = None,
+    ) -> Self:
+        """With the model of a folder. Raises ModelError or WeightsError, see `load_model`."""
+        model = load_model(model_folder, device=device)
+        digest = read_record(Path(model_folder))[1]
+        return cls(model, digest, min_area, with_regions, heatmaps, masks)
+
+    def stream(
+        self, files: Sequence[Path], *, readers: int, max_pixels: int, skip_bad: bool
+    ) -> ImageStream:
+        """Files as `score` takes them."""
+        return ImageStream(
+            files,
+            self.model.geometry,
+            batch=self.model.config.batch,
+            max_pixels=max_pixels,
+            skip_bad=skip_bad,
+            keep_originals=self.heatmaps is not None,
+            readers=readers,
+        )
+
+    def score(
+        self, stream: ImageStream, names: Mapping[Path, Path]
+    ) -> Generator[list[tuple[int, ScoredImage]], None, None]:
+        """Yields every batch's verdicts with the images' places in the stream.
+
+        Pictures are written before their verdict is yielded.
+
+        Args:
+            names: of the pictures, by path.
+
+        Raises:
+            BadImages: after the last batch, unless the stream skips them.
+            OutputError: a picture cannot be written.
+        """
+        for batch in original_scores(self.model, stream):
+            rows = []
+            for scores in batch:
+                self._draw(scores, names)
+                rows.append((scores.loaded.index, self._judged(scores)))
+            yield rows
+
+    def _judged(self, scores: OriginalScores) -> ScoredImage:
+        loaded, model = scores.loaded, self.model
+        height, width = loaded.placement.source_height, loaded.placement.source_width
+        verdict = judge(
+            model,
+            scores.image,
+            lambda: scores.map,
+            height=height,
+            width=width,
+            min_area=self.min_area,
+            with_regions=self.with_regions,
+        )
+        return ScoredImage(
+            path=loaded.path,
+            score=float(scores.image),
+            normalised=relative_to(model.image_threshold.value, scores.image),
+            p_value=float(model.calibration.p_values(np.asarray(scores.image)[None])[0]),
+            is_defect=verdict.is_defect,
+            height=height,
+            width=width,
+            file_sha256=loaded.file_sha256,
+            min_area_px=verdict.min_area_px,
+            regions=verdict.regions if self.with_regions else None,
+        )
+
+    def _draw(self, scores: OriginalScores, names: Mapping[Path, Path]) -> None:
+        if self.heatmaps is None and self.masks is None:
+            return
+        from detector.report import heatmap_image
+
+        threshold = self.model.pixel_threshold.value
+        is_flagged = scores.map > threshold
+        name = names[scores.loaded.path]
+        if self.heatmaps is not None and scores.loaded.original is not None:
+            picture = heatmap_image(
+                scores.loaded.original, scores.map, threshold=threshold, mask=is_flagged
+            )
+            _write_picture(self.heatmaps / name, picture)
+        if self.masks is not None:
+            _write_picture(self.masks / name, np.where(is_flagged, 255, 0).astype(np.uint8))
 
 
 def score_images(
@@ -39,6 +170,8 @@ def score_images(
     *,
     heatmaps: Path | None = None,
     masks: Path | None = None,
+    min_area: MinArea = ANY_AREA,
+    with_regions: bool = False,
     device: str = "cpu",
     readers: int = 2,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -46,51 +179,53 @@ def score_images(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[ScoredImage], list[CutswapError]]:
     """Scores images and folders; returns the verdicts in order and the skipped files' errors."""
-    from detector.report import heatmap_image
-
-    model = load_model(model_folder, device=device)
-    files = list_images(paths)
-    names = _output_names(files, paths)
-    stream = ImageStream(
-        files,
-        model.geometry,
-        batch=model.config.batch,
+    scorer = Scorer.load(
+        model_folder,
+        device=device,
+        min_area=min_area,
+        with_regions=with_regions,
+        heatmaps=heatmaps,
+        masks=masks,
+    )
+    errors: list[CutswapError] = []
+    rows = score_each(
+        scorer,
+        paths,
+        errors,
+        readers=readers,
         max_pixels=max_pixels,
         skip_bad=skip_bad,
-        keep_originals=heatmaps is not None,
-        readers=readers,
+        progress=progress,
     )
-    rows = []
-    for batch, found in score_stream(model.detector, stream):
-        rarities = model.calibration.p_values(found.image)
-        for loaded, score, rarity, canvas_map in zip(
-            batch, found.image, rarities, found.map, strict=True
-        ):
-            rows.append(
-                ScoredImage(
-                    path=loaded.path,
-                    score=float(score),
-                    normalised=float(score / model.image_threshold.value),
-                    p_value=float(rarity),
-                    is_defect=bool(score > model.image_threshold.value),
-                )
-            )
-            if heatmaps is None and masks is None:
-                continue
-            full = restore_map(canvas_map, loaded.placement)
-            is_flagged = full > model.pixel_threshold.value
-            if heatmaps is not None and loaded.original is not None:
-                picture = heatmap_image(
-                    loaded.original, full, threshold=model.pixel_threshold.value, mask=is_flagged
-                )
-                _write_picture(heatmaps / names[loaded.path], picture)
-            if masks is not None:
-                _write_picture(
-                    masks / names[loaded.path], np.where(is_flagged, 255, 0).astype(np.uint8)
-                )
+    return list(rows), errors
+
+
+def score_each(
+    scorer: Scorer,
+    paths: Sequence[str | PathLike[str]],
+    errors: list[CutswapError],
+    *,
+    readers: int = 2,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[ScoredImage]:
+    """Yields the verdicts on images and folders in order, each batch as soon as it is scored.
+
+    Args:
+        errors: takes those of skipped files, after the last verdict.
+
+    Raises:
+        BadImages: images that cannot be used, after what was good before the first of them, unless
+            `skip_bad`.
+    """
+    files = list_images(paths)
+    stream = scorer.stream(files, readers=readers, max_pixels=max_pixels, skip_bad=skip_bad)
+    for batch in scorer.score(stream, _output_names(files, paths)):
+        yield from (row for _, row in batch)
         if progress is not None:
-            progress(batch[-1].index + 1, len(files))
-    return rows, stream.errors
+            progress(batch[-1][0] + 1, len(files))
+    errors += stream.errors
 
 
 def score_stream(

@@ -54,7 +54,7 @@ def fit_bank_together(
     data", for the two rounds and the factor of four.
     """
     features: torch.Tensor | None
-    owners: torch.Tensor | None
+    origins: torch.Tensor | None
     training: TrainingFeatures | NormalBatches
     n_images = int(processes.sum_(torch.tensor([len(batches)])))
     if detector.fits(len(batches)):
@@ -62,23 +62,23 @@ def fit_bank_together(
         n_rows = int(processes.sum_(torch.tensor([len(kept.features)])))
         wanted = detector.bank_size(n_rows)
         own = detector.choose(kept.features, wanted, progress=progress)
-        features, owners = kept.features[own], kept.owners()[own]
+        features, origins = kept.features[own], kept.origins()[own]
         blocks = 1
     else:
         training = batches
         tree, blocks = detector.candidates(batches, all_images=n_images)
         features = torch.cat([part.features for part in tree.parts])
-        owners = torch.cat([part.owners for part in tree.parts])
+        origins = torch.cat([part.origins for part in tree.parts])
         n_rows = int(processes.sum_(torch.tensor([sum(part.rows for part in tree.parts)])))
         wanted = detector.bank_size(n_rows)
-    owners = owners.to(torch.int32) + first_image
-    features, owners = processes.collect(features.contiguous()), processes.collect(owners)
+    origins = origins + origins.new_tensor([first_image, 0])
+    features, origins = processes.collect(features.contiguous()), processes.collect(origins)
     parts: dict[str, torch.Tensor] = {}
-    if features is not None and owners is not None:  # on the first process
+    if features is not None and origins is not None:  # on the first process
         final = detector.choose(features, wanted)
-        parts = {"features": features[final], "image_index": owners[final]}
+        parts = {"features": features[final], "origins": origins[final]}
     parts = processes.hear_tensors(parts)
-    bank = MemoryBank(parts["features"].to(detector.device), parts["image_index"])
+    bank = MemoryBank.of(parts["features"].to(detector.device), parts["origins"])
     detector.adopt_bank(bank, training=training, first_image=first_image, blocks=blocks)
     image, maxima = (processes.collect(torch.from_numpy(own)) for own in detector.training_scores())
     coverage = _united(cast(Coverage, detector.coverage), processes)

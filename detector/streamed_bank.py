@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from detector.memory_budget import FeatureBudget, check_bank, check_batch
@@ -19,18 +18,18 @@ class StreamedBank:
 
     Attributes:
         features: (M, D) float32 on the CPU.
-        owners: (M,) int32, the image of each entry, ascending.
+        origins: (M, 2) int32, image and cell of each entry, ascending.
         blocks, merges: what was reduced.
     """
 
     features: torch.Tensor
-    owners: torch.Tensor
+    origins: torch.Tensor
     blocks: int
     merges: int
 
 
 def stream_bank(
-    parts: Iterable[tuple[torch.Tensor, np.ndarray]],
+    parts: Iterable[tuple[torch.Tensor, torch.Tensor]],
     *,
     reduction: Reduction,
     budget: FeatureBudget,
@@ -40,7 +39,8 @@ def stream_bank(
     """Reads features once and keeps one block of them at a time.
 
     Args:
-        parts: batches of features (P, D) of consecutive images and their number per image (B,).
+        parts: batches of features (P, D) of consecutive images and their origins (P, 2) int32, as
+            `features.cell_origins` numbers images and cells.
         reduction: how blocks are reduced.
         budget: what a block holds; it holds whole batches.
         size_of: entries of a bank of so many features.
@@ -53,14 +53,14 @@ def stream_bank(
     Source: ours.
     """
     tree, rows, blocks = stream_candidates(parts, reduction=reduction, budget=budget)
-    features, owners = choose_bank(
+    features, origins = choose_bank(
         tree.parts, size_of(rows), reduction=reduction, progress=progress
     )
-    return StreamedBank(features, owners, blocks=blocks, merges=tree.merges)
+    return StreamedBank(features, origins, blocks=blocks, merges=tree.merges)
 
 
 def stream_candidates(
-    parts: Iterable[tuple[torch.Tensor, np.ndarray]],
+    parts: Iterable[tuple[torch.Tensor, torch.Tensor]],
     *,
     reduction: Reduction,
     budget: FeatureBudget,
@@ -72,8 +72,8 @@ def stream_candidates(
     check_bank(budget, reduction.bank_rows)
     tree = CandidateTree(reduction)
     rows = blocks = 0
-    for features, owners in _blocks(parts, budget):
-        tree.add(reduce_block(features, owners, number=blocks, reduction=reduction))
+    for features, origins in _blocks(parts, budget):
+        tree.add(reduce_block(features, origins, number=blocks, reduction=reduction))
         rows, blocks = rows + len(features), blocks + 1
     if not blocks:
         raise ModelError("no normal images to fit to")
@@ -81,26 +81,25 @@ def stream_candidates(
 
 
 def _blocks(
-    parts: Iterable[tuple[torch.Tensor, np.ndarray]], budget: FeatureBudget
+    parts: Iterable[tuple[torch.Tensor, torch.Tensor]], budget: FeatureBudget
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Features (N, D) and owners (N,) of consecutive batches; each is valid until the next one."""
+    """Features (N, D) and origins (N, 2) of consecutive batches; each is valid until the next."""
     buffer: torch.Tensor | None = None
-    owners = torch.empty(0, dtype=torch.int32)
+    sources = torch.empty((0, 2), dtype=torch.int32)
     block_rows = budget.block_rows
-    filled = images = 0
-    for features, counts in parts:
+    filled = 0
+    for features, origins in parts:
         check_batch(budget, len(features))
         if buffer is None:
             # One buffer for all blocks: its pages are touched as it is filled.
             buffer = torch.empty((block_rows, features.shape[1]), dtype=features.dtype)
-            owners = torch.empty(block_rows, dtype=torch.int32)
+            sources = torch.empty((block_rows, 2), dtype=torch.int32)
         if filled + len(features) > block_rows:
-            yield buffer[:filled], owners[:filled]
+            yield buffer[:filled], sources[:filled]
             filled = 0
         end = filled + len(features)
         buffer[filled:end] = features.cpu()
-        owner = np.repeat(np.arange(images, images + len(counts), dtype=np.int32), counts)
-        owners[filled:end] = torch.from_numpy(owner)
-        filled, images = end, images + len(counts)
+        sources[filled:end] = origins
+        filled = end
     if buffer is not None and filled:
-        yield buffer[:filled], owners[:filled]
+        yield buffer[:filled], sources[:filled]

@@ -92,6 +92,15 @@ def fit_threshold(scores: np.ndarray, target_rate: float) -> Threshold:
     return Threshold(float(values[_rank(n, target_rate) - 1]), n, target_rate, rate)
 
 
+def relative_to(threshold: float, score: float | np.floating) -> float:
+    """A score in units of a threshold; above 1 is above it.
+
+    A bank that holds every training patch gives a threshold of zero, by which nothing can be
+    divided and no JSON be written: 1e-12 stands for it.
+    """
+    return float(score / max(threshold, 1e-12))
+
+
 def _wanted_rank(n: int, target_rate: float) -> int:
     # (1 - 0.05) * 20 is 19.000000000000004 in binary: such noise must not cost a rank.
     return math.ceil((n + 1) * (1.0 - target_rate) - 1e-9)

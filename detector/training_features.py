@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from detector.features import cell_origins
 from manifests.errors import ModelError
 
 
@@ -35,10 +36,9 @@ class TrainingFeatures:
         """Where an image's features are."""
         return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
 
-    def owners(self) -> torch.Tensor:
-        """(N,) int32, the image of every row."""
-        counts = torch.from_numpy(np.diff(self.offsets))
-        return torch.repeat_interleave(torch.arange(len(self), dtype=torch.int32), counts)
+    def origins(self) -> torch.Tensor:
+        """(N, 2) int32, image and cell of every row."""
+        return cell_origins(self.valid)
 
 
 def join_features(

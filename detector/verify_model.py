@@ -11,11 +11,13 @@ from detector.model_folder import MODEL, digest_problems, read_record_bytes
 from detector.model_record import (
     CALIBRATION,
     CALIBRATION_TENSORS,
+    NORMALS,
     STATE_FILES,
     ModelRecord,
     parse_record,
     state_tensors,
 )
+from detector.normal_list import NORMALS_TENSORS
 from manifests.digest import bytes_digest, file_digest
 from manifests.errors import ModelError
 from manifests.tensor_header import TensorHeader, read_header
@@ -107,9 +109,11 @@ def _damage(path: Path, record: ModelRecord) -> Iterator[ModelError]:
         return
     config = record.config
     if path.name == STATE_FILES[config.detector]:
-        yield from _misfit(path, tensors, state_tensors(config), record)
+        yield from _misfit(path, tensors, state_tensors(config, record.version), record)
     if path.name == CALIBRATION:
         yield from _misfit(path, tensors, CALIBRATION_TENSORS, record)
+    if path.name == NORMALS:
+        yield from _misfit(path, tensors, NORMALS_TENSORS, record)
 
 
 def _misfit(

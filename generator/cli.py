@@ -77,6 +77,10 @@ def sample_data(
 
     A machined part on a textured ground, with scratches, dents, contamination and missing pieces,
     and exact masks. Synthetic, ours, free to use.
+
+    \b
+    cutswap-gen sample-data photos
+    cutswap-gen sample-data photos --train 60 --seed 3
     """
     from generator.sample_data import render_sample_data
 
@@ -235,7 +239,12 @@ def build(context: click.Context, **options: Any) -> None:
 @common.json_option
 @common.domain_errors
 def inspect(path: Path | str, categories: tuple[str, ...], as_json: bool) -> None:
-    """Say what is in a negative set or a recipe file, with its digest."""
+    """Say what is in a negative set or a recipe file, with its digest.
+
+    \b
+    cutswap-gen inspect shards/
+    cutswap-gen inspect https://example.org/sets/bracket --json
+    """
     from generator.describe import describe_set, set_json
     from manifests.schema import read_manifest
 
@@ -286,6 +295,10 @@ def verify(
 
     Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is. Of a URL,
     the copy is checked that every command works on.
+
+    \b
+    cutswap-gen verify shards/
+    cutswap-gen verify shards/bracket --expect DIGEST
     """
     from manifests.url import is_url, redacted
     from manifests.verify import verify_set
@@ -334,7 +347,11 @@ def verify(
 def preview(
     path: Path | str, out: Path, categories: tuple[str, ...], count: int, seed: int, quiet: bool
 ) -> None:
-    """Draw a contact sheet per image: saliency, cluster, anchors, negatives, masks."""
+    """Draw a contact sheet per image: saliency, cluster, anchors, negatives, masks.
+
+    \b
+    cutswap-gen preview shards/ --out sheets
+    """
     import numpy as np
 
     from generator.preview import preview_sheet

@@ -18,6 +18,9 @@ def policies(as_json: bool) -> None:
 
     Saliency takes a pass through a network. Donors are other images that are mixed in: good images
     of the same set, patterns (build --donors procedural) or a folder of textures (--textures DIR).
+
+    \b
+    cutswap-gen policies
     """
     from generator.policies import POLICIES
 

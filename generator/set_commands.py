@@ -166,6 +166,9 @@ def diff(a: Path | str, b: Path | str, categories: tuple[str, ...], as_json: boo
 
     The first is called A, the second B. How a set is cut into shards and stored is no difference.
     Exit code 0: they hold the same; 1: they differ; 2: they cannot be compared.
+
+    \b
+    cutswap-gen diff shards/bracket other/bracket
     """
     from generator.diff_text import describe_diff, diff_json
     from generator.set_diff import diff_sets

@@ -51,6 +51,9 @@ def export_recipe(
     That is about one KB per image, more with perlin kinds. Whoever has the same images renders the
     set from it, bit for bit (cutswap-gen replay). A recipe that is there already stays; what is no
     recipe is never replaced.
+
+    \b
+    cutswap-gen export-recipe shards/bracket -o bracket.recipe
     """
     from generator.describe_recipe import describe_export, export_json
     from manifests.negative_set import NegativeSet
@@ -177,7 +180,11 @@ def replay(files: tuple[Path, ...], **options: Any) -> None:
 @click.argument("path", metavar="FILE", type=LOCAL_RECIPE)
 @common.domain_errors
 def dump_recipe(path: Path) -> None:
-    """Print the text of a recipe: JSON, one row a line."""
+    """Print the text of a recipe: JSON, one row a line.
+
+    \b
+    cutswap-gen dump-recipe bracket.recipe | head
+    """
     from manifests import recipe
 
     for line in recipe.dump_recipe(path):

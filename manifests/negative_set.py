@@ -174,6 +174,18 @@ class NegativeSet:
         shards = map(self._shard, range(len(self._shards)))
         return tuple(digest for shard in shards for digest in shard.index.normal_digests)
 
+    def normal_names(self) -> Iterator[tuple[str, str, str, tuple[int, int, int, int]]]:
+        """Every normal's source, its file's SHA-256, its pixels' and its canvas box, in order.
+
+        What `normal` gives, without reading pixels. Raises SetError for a damaged shard.
+        """
+        for number in range(len(self._shards)):
+            index = self._shard(number).index
+            boxes = map(tuple, index.canvas_boxes.tolist())
+            yield from zip(
+                index.sources, index.file_digests, index.normal_digests, boxes, strict=True
+            )
+
     def normal(self, i: int) -> Normal:
         """Normal number `i`. Raises IndexError, or SetError for a damaged shard."""
         shard, row, _ = self._place(self._normal_start, i)

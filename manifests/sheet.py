@@ -122,6 +122,17 @@ def sheet(
     return np.asarray(canvas).copy()
 
 
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Sheets below one another, (H, W, 3) uint8, narrower ones filled up with white."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate(
+        [
+            np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
+            for picture in pictures
+        ]
+    )
+
+
 def _columns(
     fitted: list[list], groups: Sequence[tuple[str, int]], indent: int, tile_px: int
 ) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ from conftest import REPO, invoke_gen
 from detector.cli import main as det
 from generator.cli import main as gen
 
-VERBS = [(group, name) for group in (gen, det) for name in group.commands]
+VERBS = [(group, name) for group in (gen, det, det.commands["bank"]) for name in group.commands]
 HEAVY = ("torch", "timm", "matplotlib", "sklearn", "torchvision")
 
 
@@ -168,3 +168,33 @@ def test_make_knows_its_targets_without_a_warning():
     ).stdout
     for verb in ("sample-data", "build", "preview", "fit", "eval", "score"):
         assert re.search(rf"cutswap-(gen|det) {verb}\b", demo)
+
+
+def verbs():
+    """(program, words, command) of every command, those of groups among them."""
+
+    def walk(program, words, command):
+        if isinstance(command, click.Group):
+            for name, one in command.commands.items():
+                yield from walk(program, (*words, name), one)
+        else:
+            yield program, words, command
+
+    yield from walk("cutswap-gen", (), gen)
+    yield from walk("cutswap-det", (), det)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "command"), [pytest.param(*one, id=" ".join(one[1])) for one in verbs()]
+)
+def test_every_verb_shows_an_example_with_options_that_it_has(program, words, command):
+    start = " ".join((program, *words))
+    examples = [
+        line.strip() for line in (command.help or "").splitlines() if line.strip().startswith(start)
+    ]
+    assert examples, f"{start} --help has no example"
+    known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    for example in examples:
+        assert len(example) <= 95
+        typed = re.findall(r"(?<=\s)--?[a-z][a-z-]*", example.split("|")[0].split(">")[0])
+        assert set(typed) <= known, example

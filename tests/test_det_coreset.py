@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector import coreset
-from detector.coreset import coreset_size, k_centre, project
+from detector import coreset, lazy_greedy
+from detector.coreset import coreset_size, k_centre, more_centres, project
 from manifests.errors import ConfigError, ModelError
 from reference import coreset as literal
 
@@ -27,10 +27,11 @@ def first_pick(n: int, seed: int) -> int:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Sizes at which a few hundred points need many stages, blocks and compactions."""
-    monkeypatch.setattr(coreset, "_ACTIVE", 8)
-    monkeypatch.setattr(coreset, "_BLOCK_ROWS", 3)
-    monkeypatch.setattr(coreset, "_BLOCK_PICKS", 5)
-    monkeypatch.setattr(coreset, "_COMPACT_EVERY", 2)
+    monkeypatch.setattr(lazy_greedy, "_ACTIVE", 8)
+    monkeypatch.setattr(lazy_greedy, "_BLOCK_ROWS", 3)
+    monkeypatch.setattr(lazy_greedy, "_BLOCK_PICKS", 5)
+    monkeypatch.setattr(lazy_greedy, "_COMPACT_EVERY", 2)
+    monkeypatch.setattr(lazy_greedy, "_PROJECT_ROWS", 17)
     monkeypatch.setattr(coreset, "_PROJECT_ROWS", 17)
 
 
@@ -67,7 +68,7 @@ def test_products_only_preselect():
     centres = torch.from_numpy((rng(13).normal(size=(30, 16)) + 3000.0).astype(np.float32))
     exact = torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
     for bound in (torch.full((80,), torch.inf), exact + 0.1, exact, exact - 0.1):
-        found = coreset._to_many(points, bound, centres, torch.zeros(1, 16))
+        found = lazy_greedy._to_many(points, bound, centres, torch.zeros(1, 16))
         assert torch.equal(found, torch.minimum(bound, exact))
 
 
@@ -86,9 +87,9 @@ def test_equals_literal_with_ties_and_duplicates(data):
     picks = data.draw(st.integers(1, n))
     seed = data.draw(st.integers(0, 5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coreset, "_ACTIVE", data.draw(st.integers(1, 10)))
-        patch.setattr(coreset, "_BLOCK_ROWS", 2)
-        patch.setattr(coreset, "_COMPACT_EVERY", 1)
+        patch.setattr(lazy_greedy, "_ACTIVE", data.draw(st.integers(1, 10)))
+        patch.setattr(lazy_greedy, "_BLOCK_ROWS", 2)
+        patch.setattr(lazy_greedy, "_COMPACT_EVERY", 1)
         chosen = k_centre(torch.from_numpy(points), picks, rng=rng(seed))
     expected = literal.k_centre(points, picks, first=first_pick(n, seed))
     assert chosen.tolist() == expected.tolist()
@@ -196,3 +197,64 @@ def test_coreset_size(n, ratio, maximum, expected):
 def test_coreset_size_refuses(n, ratio, maximum):
     with pytest.raises(ConfigError):
         coreset_size(n, ratio, maximum)
+
+
+def test_more_centres_by_hand():
+    # Centres 0 and 10 on a line; 5 is farthest (5), then 13 (3), then 2 and 8 tie at 2.
+    points = torch.tensor([[8.0], [5.0], [2.0], [13.0], [0.0]])
+    centres = torch.tensor([[0.0], [10.0]])
+    assert more_centres(points, centres, 5, rng=rng()).tolist() == [1, 3, 0, 2, 4]
+
+
+@pytest.mark.parametrize("offset", [0.0, 3000.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_more_centres_equal_literal(seed, offset, small_blocks):
+    source = rng(200 + seed)
+    points = (source.normal(size=(250, 6)) + offset).astype(np.float32)
+    centres = (source.normal(size=(31, 6)) + offset).astype(np.float32)
+    found = more_centres(torch.from_numpy(points), torch.from_numpy(centres), 80, rng=rng())
+    assert found.tolist() == literal.more_centres(points, centres, 80).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_more_centres_equal_literal_with_ties_and_duplicates(data):
+    n, m = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 8))
+    values = st.lists(st.integers(-3, 3), min_size=2 * (n + m), max_size=2 * (n + m))
+    both = np.array(data.draw(values), dtype=np.float32).reshape(n + m, 2)
+    points, centres = both[:n], both[n:]
+    picks = data.draw(st.integers(1, n))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lazy_greedy, "_ACTIVE", data.draw(st.integers(1, 10)))
+        patch.setattr(lazy_greedy, "_BLOCK_PICKS", 2)
+        found = more_centres(torch.from_numpy(points), torch.from_numpy(centres), picks, rng=rng())
+    assert found.tolist() == literal.more_centres(points, centres, picks).tolist()
+
+
+def test_a_search_goes_on_where_another_stopped():
+    points = torch.from_numpy(rng(9).normal(size=(400, 5)).astype(np.float32))
+    whole = k_centre(points, 60, rng=rng(3))
+    rest = torch.ones(400, dtype=torch.bool)
+    rest[whole[:25]] = False
+    left = rest.nonzero()[:, 0]
+    more = more_centres(points[left], points[whole[:25]], 35, rng=rng(3))
+    assert left[more].tolist() == whole[25:].tolist()
+
+
+def test_more_centres_are_sought_in_the_projection_of_the_first_ones():
+    points = torch.from_numpy(rng(10).normal(size=(120, 20)).astype(np.float32))
+    whole = k_centre(points, 30, rng=rng(4), projection_dim=3)
+    rest = torch.ones(120, dtype=torch.bool)
+    rest[whole[:12]] = False
+    left = rest.nonzero()[:, 0]
+    more = more_centres(points[left], points[whole[:12]], 18, rng=rng(4), projection_dim=3)
+    assert left[more].tolist() == whole[12:].tolist()
+
+
+def test_more_centres_that_cannot_be_chosen_are_refused():
+    points, centres = torch.zeros(5, 2), torch.zeros(2, 2)
+    for picks in (0, 6):
+        with pytest.raises(ConfigError, match="coreset size out of range"):
+            more_centres(points, centres, picks, rng=rng())
+    with pytest.raises(ModelError, match="not finite"):
+        more_centres(points, centres * torch.nan, 1, rng=rng())

@@ -330,7 +330,7 @@ def test_a_state_of_another_network_or_detector_is_refused(name):
     state = fitted(name, make_images(5)).state()
     with pytest.raises(ModelError, match="another network"):
         from_state(name, state, make_network(channels=4))
-    for key in state:
+    for key in state.keys() - {"cell"}:  # which models of version 5 lack
         part = {other: tensor for other, tensor in state.items() if other != key}
         with pytest.raises(ModelError, match="malformed"):
             from_state(name, part)

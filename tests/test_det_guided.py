@@ -297,7 +297,8 @@ def test_the_command_from_end_to_end(guidance, built, sample_data, category_name
     words = "segmentation guided by 3 normal images" if guidance else "without guidance"
     assert words in result.output and "last accuracy" in result.output
     names = {path.name for path in folder.glob("*.safetensors")}
-    expected = {"extractor.safetensors", "calibration.safetensors", "guided.safetensors"}
+    always = ("extractor", "calibration", "guided", "normals")
+    expected = {f"{name}.safetensors" for name in always}
     assert names == expected | ({"untuned.safetensors"} if guidance else set())
     assert invoke_det("verify", tmp_path / "m").exit_code == 0
     plain = json.loads(invoke_det("inspect", tmp_path / "m", "--json").output)[0]
@@ -307,6 +308,20 @@ def test_the_command_from_end_to_end(guidance, built, sample_data, category_name
     assert "IoU" in table
     metrics = json.loads((results / "metrics.json").read_text())[0]["metrics"]
     assert 0.0 <= metrics["pixel_iou"] <= 1.0
+    # What guided it is shown by name.
+    normal = next((sample_data / category_name / "train" / "good").glob("*.png"))
+    asked = ("explain", folder, normal, "-o", tmp_path / "why.png")
+    if not guidance:
+        assert "trained without guidance" in invoke_det(*asked, exit_code=1).output
+        return
+    model = load_model(folder)
+    (found,) = json.loads(invoke_det(*asked, "--json").stdout)
+    assert found["grid"] is None and found["is_known"] and len(found["neighbours"]) == 3
+    distances = [one["distance"] for one in found["neighbours"]]
+    assert distances == sorted(distances) and distances[0] >= -1e-6
+    assert {one["image"] for one in found["neighbours"]} <= {one.source for one in model.normals}
+    assert "guided the segmentation" in invoke_det(*asked).stdout
+    assert (tmp_path / "why.png").stat().st_size > 1000
     images = sorted((sample_data / category_name / "test").glob("*/*.png"))[:3]
     scored = invoke_det("score", folder, *images, "--output", "json", "--quiet")
     assert len(json.loads(scored.output)) == 3

@@ -234,6 +234,7 @@ def fitted_folder(request):
 _PEAK = """
 import resource, sys
 import numpy as np, torch
+from detector.features import cell_origins
 from detector.memory_budget import FeatureBudget
 from detector.merge_reduce import Reduction
 from detector.streamed_bank import stream_bank
@@ -248,7 +249,8 @@ reduction = Reduction(
 def parts():
     for i in range(0, images, 8):
         rng = np.random.default_rng(i)
-        yield torch.from_numpy(rng.random((8 * cells, dim), np.float32)), np.full(8, cells)
+        features = torch.from_numpy(rng.random((8 * cells, dim), np.float32))
+        yield features, cell_origins(np.ones((8, 1, cells), bool), first_image=i)
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = stream_bank(parts(), reduction=reduction, budget=budget, size_of=lambda _: 1000)

@@ -28,13 +28,18 @@ def points_of(n: int, seed: int = 0) -> np.ndarray:
 
 
 def parts_of(points: np.ndarray, counts: list[int], per_image: int = 4):
-    """Batches of features and of their numbers per image."""
-    start = 0
+    """Batches of features, whole images each, and image and cell of each feature."""
+    start = images = 0
     for count in counts:
-        images = [per_image] * (count // per_image)
-        images += [count % per_image] if count % per_image else []
-        yield torch.from_numpy(points[start : start + count]), np.array(images)
-        start += count
+        row = np.arange(count)
+        origins = np.stack([images + row // per_image, row % per_image], axis=1)
+        yield torch.from_numpy(points[start : start + count]), torch.from_numpy(origins).int()
+        start, images = start + count, images + -(-count // per_image)
+
+
+def origins_of(image: int, count: int) -> torch.Tensor:
+    """(count, 2) int32 of the first cells of one image."""
+    return torch.tensor([[image, cell] for cell in range(count)], dtype=torch.int32)
 
 
 def budget_of(rows: int) -> FeatureBudget:
@@ -85,15 +90,18 @@ def test_hand_computed():
     reduction = Reduction(bank_rows=2, total_rows=6, capacity_rows=100, seed=0)
     blocks = [torch.tensor([[0.0], [1.0], [9.0]]), torch.tensor([[0.0], [4.0], [9.0]])]
     parts = [
-        reduce_block(block, torch.full((3,), i, dtype=torch.int32), number=i, reduction=reduction)
+        reduce_block(block, origins_of(i, 3), number=i, reduction=reduction)
         for i, block in enumerate(blocks)
     ]
     assert [(len(part), part.rows, part.level) for part in parts] == [(2, 3, 0)] * 2
     for part in parts:
         assert float(part.features.max()) == 9.0 and float(part.features.min()) <= 4.0
-    features, owners = choose_bank(parts, 2, reduction=reduction)
+    features, origins = choose_bank(parts, 2, reduction=reduction)
     assert float(features.max() - features.min()) >= 5.0
-    assert owners.tolist() == sorted(owners.tolist())
+    assert origins.tolist() == sorted(origins.tolist())
+    # Every entry is the feature of its image's cell.
+    for (image, cell), entry in zip(origins.tolist(), features, strict=True):
+        assert torch.equal(blocks[image][cell], entry)
 
 
 def test_merging_is_bounded_and_loses_no_image_order(monkeypatch):
@@ -104,16 +112,16 @@ def test_merging_is_bounded_and_loses_no_image_order(monkeypatch):
     points = torch.from_numpy(points_of(n, 3))
     for number in range(200):
         rows = slice(100 * number, 100 * number + 100)
-        owners = torch.full((100,), number, dtype=torch.int32)
-        block = reduce_block(points[rows], owners, number=number, reduction=reduction)
+        origins = origins_of(number, 100)
+        block = reduce_block(points[rows], origins, number=number, reduction=reduction)
         tree.add(block)
         assert len(tree) <= 160
     assert tree.merges > 5
     assert sum(part.rows for part in tree.parts) == n
     levels = [part.level for part in tree.parts]
     assert levels == sorted(levels, reverse=True) and levels[0] <= math.log2(200)
-    owners = torch.cat([part.owners for part in tree.parts]).tolist()
-    assert owners == sorted(owners) and owners[0] < 20 and owners[-1] == 199
+    origins = torch.cat([part.origins for part in tree.parts]).tolist()
+    assert origins == sorted(origins) and origins[0][0] < 20 and origins[-1][0] == 199
     assert len(tree) >= bank
     assert len(choose_bank(tree.parts, bank, reduction=reduction)[0]) == bank
 
@@ -125,7 +133,7 @@ def test_covering_radius_is_within_the_sum_of_both_steps():
     parts = [
         reduce_block(
             torch.from_numpy(points[i : i + 500]),
-            torch.full((500,), i // 500, dtype=torch.int32),
+            origins_of(i // 500, 500),
             number=i // 500,
             reduction=reduction,
         )
@@ -160,8 +168,8 @@ def test_entries_are_features_of_their_images_and_the_seed_matters():
         )
         banks.append(found.features)
         assert len(found.features) == 20 and found.blocks == 5
-        for entry, owner in zip(found.features.numpy(), found.owners.tolist(), strict=True):
-            assert (points[4 * owner : 4 * owner + 4] == entry).all(1).any()
+        for entry, (image, cell) in zip(found.features, found.origins.tolist(), strict=True):
+            assert entry.tolist() == points[4 * image + cell].tolist()
     assert torch.equal(banks[0], banks[1])
     assert not torch.equal(banks[0], banks[2])
 
@@ -175,7 +183,7 @@ def test_wide_features_are_projected_and_kept_unprojected():
             bank_rows=10, total_rows=300, capacity_rows=90, seed=0, projection_dim=dim
         )
         block = reduce_block(
-            torch.from_numpy(points), torch.zeros(300).int(), number=0, reduction=reduction
+            torch.from_numpy(points), origins_of(0, 300), number=0, reduction=reduction
         )
         assert block.features.shape == (20, 40)
         assert all((points == entry).all(1).any() for entry in block.features.numpy())
@@ -185,9 +193,9 @@ def test_wide_features_are_projected_and_kept_unprojected():
 
 def test_numbers_seed_the_steps():
     points = torch.from_numpy(points_of(300, 6))
-    owners = torch.zeros(300).int()
+    origins = origins_of(0, 300)
     reduction = Reduction(bank_rows=10, total_rows=600, capacity_rows=60, seed=0)
-    one, other = (reduce_block(points, owners, number=k, reduction=reduction) for k in (0, 1))
+    one, other = (reduce_block(points, origins, number=k, reduction=reduction) for k in (0, 1))
     assert not torch.equal(one.features, other.features)
     merged = [merge([one, other], number=k, reduction=reduction) for k in (0, 0, 1)]
     assert torch.equal(merged[0].features, merged[1].features)

@@ -174,6 +174,7 @@ def test_state_round_trip_and_determinism():
     assert {name: tensor.dtype for name, tensor in state.items()} == {
         "features": torch.float32,
         "image_index": torch.int32,
+        "cell": torch.int32,
     }
     copy = PatchCore.from_state(make_network(), GEOMETRY, CONFIG, state)
     expected, found = detector.score(images), copy.score(images)
@@ -243,7 +244,8 @@ def test_several_banks_from_features_computed_once():
     training = PatchCore(make_network(), GEOMETRY, CONFIG).collect(batches(images, BOXES + [FULL]))
     before = training.features.clone()
     assert len(training) == 6 and training.offsets[-1] == len(training.features)
-    assert training.owners().tolist() == sorted(training.owners().tolist())
+    origins = training.origins().tolist()
+    assert origins == sorted(origins) and len(origins) == len(training.features)
     for config in (CONFIG, replace(CONFIG, seed=1), replace(CONFIG, coreset_ratio=0.5)):
         whole = fitted(images, BOXES + [FULL], config)
         calls = []

@@ -33,12 +33,13 @@ def test_a_model_folder_holds_what_scoring_needs(fitted, built, category_name):
     assert record["category"] == category_name
     assert record["geometry"] == {"height": 96, "width": 80, "fit": "stretch"}
     assert record["config"]["train"]["updates"] == 0
-    assert record["config"]["detector"] == "patchcore" and record["model_version"] == 5
+    assert record["config"]["detector"] == "patchcore" and record["model_version"] == 6
     digest = file_digest(folder / "model.json")
     assert (folder / "model.sha256").read_text() == f"{digest}  model.json\n"
     assert record["holds_pixels"] is False
     assert set(record["files"]) == {
         "extractor.safetensors", "bank.safetensors", "calibration.safetensors",
+        "normals.safetensors",
     }  # fmt: skip
     assert record["image_threshold"]["n"] == 9
     assert len(record["training_files"]) == 9
@@ -185,7 +186,7 @@ def test_gaussian_from_fit_to_eval(gaussian, sample_data, category_name, tmp_pat
     folder = gaussian / category_name
     assert {path.name for path in folder.iterdir()} == {
         "model.json", "model.sha256", "extractor.safetensors", "gaussian.safetensors",
-        "calibration.safetensors",
+        "calibration.safetensors", "normals.safetensors",
     }  # fmt: skip
     images = sample_data / category_name / "test"
     assert len(scores_of(folder, images)) == 8

@@ -149,6 +149,7 @@ def test_an_interrupted_training_is_ended_by_two_or_by_one(found):
 def test_the_bank_is_chosen_among_what_each_process_would_choose(found):
     ranks = [rank["bank"] for rank in found[0]]
     features, owners = ranks[0]["features"], ranks[0]["owners"]
+    assert ranks[0]["cells"] == ranks[1]["cells"]
     assert (ranks[1]["features"], ranks[1]["owners"]) == (features, owners)
     detector = PatchCore(small_network(), GEOMETRY, BANK)
     whole = detector.collect([(images()[i : i + 1], [(0, 0, 40, 56)]) for i in range(N_IMAGES)])
@@ -161,7 +162,8 @@ def test_the_bank_is_chosen_among_what_each_process_would_choose(found):
     expected = [kept[row] for row in sorted(_greedy(union, wanted))]
     assert len(features) == wanted
     assert np.allclose(features, whole.features[expected].numpy(), atol=1e-5)
-    assert owners == whole.owners()[expected].tolist()
+    assert owners == whole.origins()[expected, 0].tolist()
+    assert ranks[0]["cells"] == whole.origins()[expected, 1].tolist()
     # Every image's scores, against that bank without its own patches.
     detector.adopt_bank(MemoryBank(torch.tensor(features), torch.tensor(owners).int()))
     for i in range(N_IMAGES):

@@ -199,6 +199,7 @@ class _Evaluation:
     maps: np.ndarray
     masks: np.ndarray
     has_truth: np.ndarray
+    verdicts: np.ndarray | None = None
 
 
 def _evaluation(folder: Path, geometry: Geometry, labels: list[int]) -> _Evaluation:

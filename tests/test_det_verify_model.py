@@ -32,6 +32,7 @@ from manifests.digest import bytes_digest, file_digest
 from manifests.errors import DigestError, ModelError
 from manifests.geometry import Geometry
 from manifests.schema import read_manifest, write_manifest
+from reference.old_models import rewrite
 from reference.small_sets import write_set
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -39,6 +40,14 @@ TENSORS = {
     "bank.safetensors": lambda rng: {
         "features": rng.random((7, 11), dtype=np.float32),
         "image_index": np.arange(7, dtype=np.int32),
+        "cell": np.arange(7, dtype=np.int32),
+    },
+    "normals.safetensors": lambda rng: {
+        "pixel_digest": rng.integers(256, size=(7, 32), dtype=np.uint8),
+        "file_sha256": rng.integers(256, size=(7, 32), dtype=np.uint8),
+        "canvas_box": np.tile(np.array([[0, 0, 96, 80]], np.int32), (7, 1)),
+        "source": np.frombuffer(b"0123456", np.uint8),
+        "source_end": np.arange(1, 8),
     },
     "calibration.safetensors": lambda rng: {
         "image": np.sort(rng.random(9, dtype=np.float32)),
@@ -96,14 +105,6 @@ def write_model(folder: Path, **changes: object) -> str:
 def folder(tmp_path) -> Path:
     write_model(tmp_path / "part")
     return tmp_path / "part"
-
-
-def rewrite(folder: Path, **changes: object) -> None:
-    """Change `model.json` behind its own back, with a digest that fits."""
-    plain = json.loads((folder / "model.json").read_bytes()) | changes
-    data = (json.dumps(plain, sort_keys=True, indent=1) + "\n").encode()
-    (folder / "model.json").write_bytes(data)
-    (folder / "model.sha256").write_text(f"{bytes_digest(data)}  model.json\n")
 
 
 def lines(problems) -> str:
@@ -218,12 +219,12 @@ def test_scores_that_are_none_are_found_by_their_header(folder, changes, expecte
 
 
 def test_every_flipped_bit_is_found(folder):
-    """Single bits at 500 random places of all files, evenly among them."""
+    """Single bits at 600 random places of all files, evenly among them."""
     rng = np.random.default_rng(1)
     files = sorted(path for path in folder.iterdir())
     assert {path.name for path in files} == {
         "model.json", "model.sha256", "extractor.safetensors", "bank.safetensors",
-        "calibration.safetensors",
+        "calibration.safetensors", "normals.safetensors",
     }  # fmt: skip
     count = 0
     for path in files:
@@ -239,7 +240,7 @@ def test_every_flipped_bit_is_found(folder):
                 raise verify_model(folder)[0]
             count += 1
         path.write_bytes(good)
-    assert count == 500 and verify_model(folder) == []
+    assert count == 600 and verify_model(folder) == []
 
 
 def test_all_problems_are_listed_completeness_first(folder):
@@ -291,22 +292,30 @@ def forge(folder: Path, name: str, data: bytes) -> None:
 
 
 FLOATS, INTS = np.zeros((7, 11), np.float32), np.zeros(7, np.int32)
+BANK = {"features": FLOATS, "image_index": INTS, "cell": INTS}
 
 
 @pytest.mark.parametrize(
-    ("tensors", "expected"),
+    ("changes", "expected"),
     [
-        ({"features": FLOATS}, "other tensors than a model of this detector"),
-        ({"features": FLOATS, "image_index": INTS, "more": INTS}, "other tensors than a model"),
-        ({"features": FLOATS, "image_index": INTS[:6]}, "expected I32 (7), got I32 (6,)"),
-        ({"features": FLOATS[:, :0], "image_index": INTS}, "features has another type or shape"),
-        ({"features": FLOATS[:0], "image_index": INTS[:0]}, "features has another type or shape"),
-        ({"features": FLOATS[0], "image_index": INTS}, "features has another type or shape"),
-        ({"features": FLOATS.astype(np.float16), "image_index": INTS}, "expected F32 (M, D), got"),
-        ({"features": FLOATS, "image_index": INTS.astype(np.int64)}, "image_index has another"),
+        ({"image_index": None}, "other tensors than a model of this detector"),
+        ({"cell": None}, "other tensors than a model of this detector"),
+        ({"more": INTS}, "other tensors than a model"),
+        ({"image_index": INTS[:6]}, "expected I32 (7), got I32 (6,)"),
+        ({"cell": INTS[:6]}, "expected I32 (6), got I32 (7,)"),
+        ({"features": FLOATS[:, :0]}, "features has another type or shape"),
+        (
+            {"features": FLOATS[:0], "image_index": INTS[:0], "cell": INTS[:0]},
+            "features has another type or shape",
+        ),
+        ({"features": FLOATS[0]}, "features has another type or shape"),
+        ({"features": FLOATS.astype(np.float16)}, "expected F32 (7, D), got"),
+        ({"image_index": INTS.astype(np.int64)}, "image_index has another"),
+        ({"cell": INTS.astype(np.int64)}, "cell has another"),
     ],
 )
-def test_a_bank_that_is_none_is_found_by_its_header(folder, tensors, expected):
+def test_a_bank_that_is_none_is_found_by_its_header(folder, changes, expected):
+    tensors = {name: one for name, one in (BANK | changes).items() if one is not None}
     forge(folder, "bank.safetensors", save(tensors))
     text = lines(verify_model(folder))
     assert "bank.safetensors" in text and expected in text and "fetch the model again" in text

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from detector.detectors.base import (
+    Box,
     Boxes,
     Coverage,
     NormalBatches,
@@ -184,6 +185,30 @@ class GuidedSegmentation:
         return score_in_batches(
             self._score, images, canvas_boxes, geometry=self.geometry, batch=self.config.batch
         )
+
+    def most_similar(
+        self, image: np.ndarray, canvas_box: Box, *, count: int
+    ) -> list[tuple[np.ndarray, float]]:
+        """The references most like an image, the first being the one that guides.
+
+        Args:
+            image: (H, W, 3) uint8 that fits the geometry.
+            canvas_box: what of it is not padding, `y, x, h, w`.
+            count: how many; all where there are no more.
+
+        Returns:
+            (H, W, 3) uint8 and the cosine similarity of each.
+
+        Raises:
+            ModelError: not fitted, or a segmentation without guidance.
+        """
+        references = self.references
+        if references is None or self._cells is None:
+            raise ModelError(
+                "this segmentation was trained without guidance: it compares with no normal"
+            )
+        boxes = checked_boxes(image[None], [canvas_box], self.geometry)
+        return references.ranked(embeddings(self._cells, image[None], boxes)[0], count=count)
 
     def summary(self) -> str:
         """What guides, in words."""

@@ -22,7 +22,7 @@ from detector.detectors.base import (
 )
 from detector.detectors.patchcore_config import PatchCoreConfig as PatchCoreConfig
 from detector.detectors.training_scores import leave_one_out
-from detector.features import FeatureExtractor, valid_cells
+from detector.features import FeatureExtractor, cell_origins, valid_cells
 from detector.joined_features import JoinedFeatures
 from detector.memory_bank import MemoryBank
 from detector.memory_budget import FeatureBudget
@@ -119,13 +119,13 @@ class PatchCore:
             self.fit_features(self.collect(batches), progress=progress)
             return
         streamed = stream_bank(
-            self._counted_patches(batches),
+            self._numbered_patches(batches),
             reduction=self.reduction(len(batches)),
             budget=self._budget(),
             size_of=self.bank_size,
             progress=progress,
         )
-        self._bank = MemoryBank(streamed.features.to(self.device), streamed.owners)
+        self._bank = MemoryBank.of(streamed.features.to(self.device), streamed.origins)
         self._source, self._blocks = batches, streamed.blocks
 
     def candidates(self, batches: NormalBatches, *, all_images: int) -> tuple[CandidateTree, int]:
@@ -142,7 +142,7 @@ class PatchCore:
             ModelError: as `fit`.
         """
         tree, _, blocks = stream_candidates(
-            self._counted_patches(batches),
+            self._numbered_patches(batches),
             reduction=self.reduction(all_images),
             budget=self._budget(),
         )
@@ -150,7 +150,7 @@ class PatchCore:
 
     def reduction(self, images: int) -> Reduction:
         """How a bank of so many images, all without padding, is chosen by merge and reduce."""
-        rows = images * self._cells()
+        rows = images * self.cells()
         return Reduction(
             bank_rows=self.bank_size(rows),
             total_rows=rows,
@@ -159,15 +159,19 @@ class PatchCore:
             projection_dim=self.config.projection_dim,
         )
 
-    def _counted_patches(self, batches: NormalBatches) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-        """Features (P, D) of each batch, and how many of them are of each image."""
+    def _numbered_patches(
+        self, batches: NormalBatches
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Features (P, D) of each batch, and image and cell of each, (P, 2)."""
+        done = 0
         for images, boxes in batches:
             features, valid, _ = self.patches(images, boxes)
-            yield features, valid.sum((1, 2))
+            yield features, cell_origins(valid, first_image=done)
+            done += len(valid)
 
     def fits(self, images: int) -> bool:
         """Whether the budget holds the features of so many images, all without padding."""
-        return self._budget().fits(images * self._cells())
+        return self._budget().fits(images * self.cells())
 
     def collect(self, batches: NormalBatches) -> TrainingFeatures:
         """The features that `fit` chooses a bank from; they depend on stages and precision only.
@@ -194,8 +198,8 @@ class PatchCore:
         picks = self.choose(
             training.features, self.bank_size(len(training.features)), progress=progress
         )
-        owners = training.owners()[picks]
-        self._bank = MemoryBank(training.features[picks].to(self.device), owners)
+        features = training.features[picks].to(self.device)
+        self._bank = MemoryBank.of(features, training.origins()[picks])
         self._source = training
 
     def adopt_bank(
@@ -268,11 +272,17 @@ class PatchCore:
         return f"bank of {len(self.bank)} patches"
 
     def state(self) -> dict[str, torch.Tensor]:
-        """`features` (M, D) float32 and `image_index` (M,) int32 of the bank, on the CPU."""
-        return {
+        """`features` (M, D) float32, `image_index` and `cell` (M,) int32 of the bank, on the CPU.
+
+        A bank of a model of version 5 has no cells.
+        """
+        found = {
             "features": self.bank.features.cpu().contiguous(),
             "image_index": self.bank.image_index.cpu().contiguous(),
         }
+        if self.bank.cell is not None:
+            found["cell"] = self.bank.cell.cpu().contiguous()
+        return found
 
     @classmethod
     def from_state(
@@ -291,10 +301,17 @@ class PatchCore:
             ModelError: other tensors than those, or a bank of other features than the network's.
         """
         names = {"features", "image_index"}
-        if set(state) != names:
+        if set(state) - {"cell"} != names:
             raise ModelError("malformed memory bank", expected=sorted(names), got=sorted(state))
         detector = cls(network, geometry, config, untuned=untuned, device=device)
-        detector.adopt_bank(MemoryBank(state["features"].to(device), state["image_index"]))
+        cell = state.get("cell")
+        if cell is not None and not bool(((cell >= 0) & (cell < detector.cells())).all()):
+            raise ModelError(
+                "malformed memory bank: a cell lies outside the grid",
+                expected=f"0 to {detector.cells() - 1}",
+            )
+        bank = MemoryBank(state["features"].to(device), state["image_index"], cell)
+        detector.adopt_bank(bank)
         return detector
 
     def patches(
@@ -390,9 +407,13 @@ class PatchCore:
         config = self.config
         return FeatureBudget(config.memory_budget, self.extractor.dim, config.projection_dim)
 
-    def _cells(self) -> int:
-        """Cells of an image without padding."""
-        h, w = self.extractor.grid(self.geometry.height, self.geometry.width)
+    def grid(self) -> tuple[int, int]:
+        """(h, w) cells of an image without padding."""
+        return self.extractor.grid(self.geometry.height, self.geometry.width)
+
+    def cells(self) -> int:
+        """How many cells that are."""
+        h, w = self.grid()
         return h * w
 
     def _check_dim(self, got: int, what: str) -> None:

@@ -87,6 +87,16 @@ class References:
         chosen = nearest(embeddings, self._embeddings, count=1, exclude=exclude)[:, 0]
         return self._images[chosen], self._boxes[chosen.cpu().numpy()]
 
+    def ranked(self, embedding: torch.Tensor, *, count: int) -> list[tuple[np.ndarray, float]]:
+        """References (H, W, 3) uint8 with their similarity to one (D,) embedding, highest first.
+
+        The first one is what `most_similar` gives.
+        """
+        rows = nearest(embedding[None], self._embeddings, count=min(count, len(self)))[0]
+        similarity = (self._embeddings[rows].double() @ embedding.double()).tolist()
+        images = self._images[rows].cpu().numpy()
+        return list(zip(images, similarity, strict=True))
+
     def state(self) -> dict[str, torch.Tensor]:
         """Pixels, boxes (int32) and embeddings by name, on the CPU."""
         return {

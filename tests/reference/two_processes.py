@@ -157,7 +157,8 @@ def bank(processes: Processes) -> dict:
     batches = [(images()[i : i + 1], [(0, 0, HEIGHT, WIDTH)]) for i in rows]
     scores = fit_bank_together(detector, batches, first_image=rows.start, processes=processes)
     found = {"features": detector.bank.features.tolist(),
-             "owners": detector.bank.image_index.tolist()}  # fmt: skip
+             "owners": detector.bank.image_index.tolist(),
+             "cells": detector.bank.cell.tolist()}  # fmt: skip
     return found | {"scores": None if scores is None else [one.tolist() for one in scores]}
 
 

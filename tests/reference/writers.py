@@ -256,10 +256,15 @@ def save_small_model(folder: Path) -> None:
     from detector.calibration import TRAINING, Calibration
     from detector.config import FitConfig
     from detector.model import Model, save_model
+    from detector.normal_list import FittedNormal
     from manifests.geometry import Geometry
     from reference.small_networks import make_network
 
-    bank = {"features": torch.arange(12.0).reshape(4, 3), "image_index": torch.arange(4).int()}
+    bank = {
+        "features": torch.arange(12.0).reshape(4, 3),
+        "image_index": torch.arange(4).int(),
+        "cell": torch.arange(4).int(),
+    }
     calibration = Calibration.of(np.array([0.5, 1.0, 1.2, 1.5]), np.array([1, 2, 3, 4]), TRAINING)
     image_threshold, pixel_threshold = calibration.thresholds(0.2)
     detector = SimpleNamespace(
@@ -279,5 +284,8 @@ def save_small_model(folder: Path) -> None:
         attribution="",
         licence="",
         versions={"numpy": "2.0"},
+        normals=tuple(
+            FittedNormal(f"{n}.png", str(n) * 64, "a" * 64, (0, 0, 256, 256)) for n in range(4)
+        ),
     )
     save_model(folder, model)
