@@ -141,7 +141,7 @@ def score_lines(
         model: what judged; for "json" alone, which holds regions too.
     """
     if output == "json":
-        judge = cast(RecordedModel, model)
+        judge = cast("RecordedModel", model)
         return json.dumps([image_record(row, judge) for row in rows], indent=1) + "\n"
     if output == "csv":
         text = io.StringIO()
