@@ -70,10 +70,11 @@ test-peers: $(PEERS)/opencv-$(OTHER_OPENCV)/.installed ## exports and extractors
 	CUTSWAP_OTHER_OPENCV=$(abspath $(<D)) OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -m slow \
 		tests/test_gen_export.py tests/test_gen_replay_drift.py tests/test_det_export_peers.py
 
-lint: $(VENV)/.installed-test ## ruff and import-linter
+lint: $(VENV)/.installed-test ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 bench: $(VENV)/.installed-bench ## side-by-side timings
 	$(BIN)/python benchmarks/saliency_peers.py
@@ -95,5 +96,5 @@ bench-export: $(VENV)/.installed-bench ## exported graphs beside our scorer, of 
 	$(BIN)/python benchmarks/export.py $(MODEL) $(DATA)
 
 clean: ## remove the environments and everything generated
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

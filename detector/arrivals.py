@@ -92,8 +92,8 @@ class Arrivals:
         if self.clock() >= self._next_look:
             self._look_at_folder()
         now = self.clock()
-        for arrival in [one for one in self._waiting.values() if one.due is not None]:
-            if arrival.due <= now:
+        for arrival in list(self._waiting.values()):
+            if arrival.due is not None and arrival.due <= now:
                 self._look_at(arrival)
 
     def take(self, most: int) -> list[Arrival]:

@@ -41,17 +41,17 @@ class Calibration:
         Raises:
             ModelError: no scores, not equally many, or some that are not finite.
         """
-        found = [
+        images, maxima = (
             np.sort(np.asarray(one, dtype=np.float32).reshape(-1)) for one in (image, map_maximum)
-        ]
-        if not len(found[0]) or len(found[0]) != len(found[1]):
+        )
+        if not len(images) or len(images) != len(maxima):
             raise ModelError(
                 "no calibration without scores of good images",
-                got=f"{len(found[0])} image scores, {len(found[1])} maps",
+                got=f"{len(images)} image scores, {len(maxima)} maps",
             )
-        if not all(np.isfinite(one).all() for one in found):
+        if not all(np.isfinite(one).all() for one in (images, maxima)):
             raise ModelError("scores of good images are not finite")
-        return cls(*found, source)
+        return cls(images, maxima, source)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -97,13 +97,14 @@ class Calibration:
         import torch
 
         image, maxima = state.get(IMAGE), state.get(MAP_MAXIMUM)
-        is_fit = (
+        if not (
             state.keys() == {IMAGE, MAP_MAXIMUM}
+            and image is not None
+            and maxima is not None
             and image.dtype == maxima.dtype == torch.float32
             and image.ndim == maxima.ndim == 1
             and len(image) == len(maxima) > 0
-        )
-        if not is_fit:
+        ):
             raise ModelError("malformed calibration", expected=f"{IMAGE} and {MAP_MAXIMUM} (n,)")
         found = cls.of(image.numpy(), maxima.numpy(), source)
         if (found.image != image.numpy()).any() or (found.map_maximum != maxima.numpy()).any():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +26,11 @@ from manifests import hdf5_plugins
 from manifests.errors import ConfigError, CutswapError
 from manifests.option_types import LocationType
 from manifests.progress import Progress, progress_maker
+
+if TYPE_CHECKING:
+    from detector.min_area import MinArea
+    from detector.scored_image import ScoredImage
+    from manifests.categories import Category
 
 _SECTIONS = {
     "Make": ("fit",),
@@ -73,7 +80,7 @@ def main() -> None:
 @common.quiet_option
 @click.pass_context
 @common.domain_errors
-def fit(context: click.Context, **options) -> None:
+def fit(context: click.Context, **options: Any) -> None:
     """Train the extractor on negative sets and fit the detector.
 
     SET is what `cutswap-gen build` wrote: one category's folder, a root of several, or the URL
@@ -119,7 +126,7 @@ def fit(context: click.Context, **options) -> None:
                 hint="choose one with --category",
             )
 
-        def summaries():
+        def summaries() -> Iterator[FitSummary]:
             for folder in folders:
                 summary = fit_model(
                     folder,
@@ -180,7 +187,17 @@ def fit(context: click.Context, **options) -> None:
 @common.quiet_option
 @common.domain_errors
 def score(
-    model, paths, output, heatmaps, masks, min_area, jobs, device, max_megapixels, skip_bad, quiet
+    model: Path,
+    paths: tuple[Path, ...],
+    output: str,
+    heatmaps: Path | None,
+    masks: Path | None,
+    min_area: MinArea,
+    jobs: int | None,
+    device: str,
+    max_megapixels: float,
+    skip_bad: bool,
+    quiet: bool,
 ) -> None:
     """Score images: a line each with score, score / threshold, p-value and verdict.
 
@@ -220,15 +237,16 @@ def score(
         skip_bad=skip_bad,
         progress=Progress("score", "images", quiet=quiet),
     )
+    listed: list[ScoredImage] = []
     if output == "jsonl":
         for row in rows:
             click.echo(json.dumps(image_record(row, recorded)))
     else:
-        rows = list(rows)
+        listed += rows
     for error in skipped:
         click.echo(f"skipped {error}", err=True)
     if output != "jsonl":
-        text = score_lines(rows, output, model=recorded)
+        text = score_lines(listed, output, model=recorded)
         # Bytes, as a name may be no text.
         click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
@@ -256,19 +274,19 @@ def score(
 @common.quiet_option
 @common.domain_errors
 def eval_(
-    models,
-    data,
-    out,
-    device,
-    categories,
-    data_format,
-    train_list,
-    min_area,
-    cases,
-    max_megapixels,
-    skip_bad,
-    as_json,
-    quiet,
+    models: Path,
+    data: tuple[Path, ...],
+    out: Path,
+    device: str,
+    categories: tuple[str, ...],
+    data_format: str | None,
+    train_list: Path | None,
+    min_area: MinArea,
+    cases: int,
+    max_megapixels: float,
+    skip_bad: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Measure models on labelled DATA; files they were trained on are left out.
 

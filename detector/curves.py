@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from manifests.annotate import BLUE, VERMILION
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 _LINE_STYLES = ("-", "--", ":")
 
@@ -47,7 +48,9 @@ def plot_roc(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) ->
     axes.set_ylabel("defective images found")
     axes.set_title("ROC of the image scores", loc="left", fontweight="bold")
     if curves:
-        place_of = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)} if is_long else {}
+        place_of: dict[str, Any] = {}
+        if is_long:
+            place_of = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0)}
         axes.legend(title="AUROC", frameon=False, alignment="left", **place_of)
     write_figure(path, figure)
 
@@ -74,7 +77,7 @@ def plot_histograms(
         flagged = int((scores > threshold).sum())
         axes.hist(
             scores,
-            bins=edges,
+            bins=edges.tolist(),
             color=(*unit_colour(colour), 0.35),
             edgecolor=unit_colour(colour),
             histtype="stepfilled",
@@ -95,7 +98,7 @@ def plot_histograms(
     axes.margins(x=0.01)
     top = max(1.0, axes.get_ylim()[1])
     axes.set_ylim(0, 1.12 * top)  # room for the threshold's label
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    cast("MaxNLocator", axes.yaxis.get_major_locator()).set_params(integer=True)
     axes.set_xlabel("image score")
     axes.set_ylabel("images")
     axes.set_title(plain_text(title) or "Image scores", loc="left", fontweight="bold")

@@ -23,11 +23,16 @@ class NegativeSource(Protocol):
     Where there is a `manifest` too, its recipe's "policies" give the kinds their order.
     """
 
-    digest: str
-    n_normals: int
-    negative_normal: np.ndarray  # (R,) the normal of every negative
-    negative_policy: np.ndarray  # (R,) its policy's name, str
-    negative_level: np.ndarray  # (R,) its saliency level, -1 for none
+    @property
+    def digest(self) -> str: ...
+    @property
+    def n_normals(self) -> int: ...
+    @property
+    def negative_normal(self) -> np.ndarray: ...  # (R,) the normal of every negative
+    @property
+    def negative_policy(self) -> np.ndarray: ...  # (R,) its policy's name, str
+    @property
+    def negative_level(self) -> np.ndarray: ...  # (R,) its saliency level, -1 for none
 
     def normal(self, index: int) -> Any: ...  # has .image (H, W, 3) uint8
 
@@ -227,7 +232,8 @@ class TripletSampler:
         """
         n_normals = int(self._set.n_normals)
         if row < n_normals:
-            return self._set.normal(row).image
+            image: np.ndarray = self._set.normal(row).image
+            return image
         return self._set.negative_image(row - n_normals)
 
 

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from detector.calibration import HELD_OUT, OTHERS, TRAINING
 from detector.score_record import VERDICTS, image_record
@@ -37,7 +37,8 @@ def describe_fit(summary: FitSummary) -> list[str]:
         tuned = f"{summary.updates} updates in {duration(summary.train_seconds)}, {last}"
     covered = ""
     if summary.covering_radius is not None:
-        blocks = f", chosen in {summary.blocks} blocks" if summary.blocks > 1 else ""
+        is_several = summary.blocks is not None and summary.blocks > 1
+        blocks = f", chosen in {summary.blocks} blocks" if is_several else ""
         covered = (
             f"; training patches within {summary.covering_radius:.4g} of it, "
             f"{summary.covering_mean:.4g} on average{blocks}"
@@ -140,7 +141,8 @@ def score_lines(
         model: what judged; for "json" alone, which holds regions too.
     """
     if output == "json":
-        return json.dumps([image_record(row, model) for row in rows], indent=1) + "\n"
+        judge = cast("RecordedModel", model)
+        return json.dumps([image_record(row, judge) for row in rows], indent=1) + "\n"
     if output == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

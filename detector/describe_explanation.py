@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from detector.describe import VERDICTS
 from detector.explanation import Explanation, Neighbour
 
@@ -26,7 +28,7 @@ def describe_explanation(found: Explanation) -> list[str]:
     return [*lines, *_table(found, "distance", lambda one: f"{one.distance:.4g}")]
 
 
-def _table(found: Explanation, measure: str, value) -> list[str]:
+def _table(found: Explanation, measure: str, value: Callable[[Neighbour], str]) -> list[str]:
     width = max(len(measure), 10)
     heads = f"  {measure:>{width}}  {'row':>4}  {'column':>6}  image"
     rows = []

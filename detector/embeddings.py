@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 
+from detector.frozen_prefix import Forward
 from manifests.errors import ConfigError, ModelError
 from manifests.weights import Network, autocast
 
@@ -77,4 +80,4 @@ class CellEmbeddings:
     def _activation(self, images: np.ndarray) -> torch.Tensor:
         pixels = self.network.preprocess(torch.tensor(np.ascontiguousarray(images)).to(self.device))
         with autocast(self.device, self.precision):
-            return self.network.module.forward_features(pixels).float()
+            return cast(Forward, self.network.module.forward_features)(pixels).float()

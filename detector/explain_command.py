@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,19 +13,24 @@ from manifests import command_line as common
 from manifests.errors import ConfigError, OutputError
 from manifests.option_types import LocationType
 
+if TYPE_CHECKING:
+    from manifests.negative_set import NegativeSet
 
-def data_option(help_text: str):
+
+def data_option(help_text: str) -> Callable[[common.Command], common.Command]:
     """`--data`: where normals lie as files."""
     return click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help=help_text)
 
 
-def set_option(help_text: str):
+def set_option(help_text: str) -> Callable[[common.Command], common.Command]:
     """`--set`: the negative set that holds normals."""
     return click.option("--set", "shards", type=LocationType(), metavar="SET|URL", help=help_text)
 
 
 @contextlib.contextmanager
-def opened_set(shards: Path | str | None, category: str, *, quiet: bool):
+def opened_set(
+    shards: Path | str | None, category: str, *, quiet: bool
+) -> Iterator[NegativeSet | None]:
     """The set of a model's category, open; None where no set was given."""
     if shards is None:
         yield None

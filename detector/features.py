@@ -144,8 +144,9 @@ def valid_cells(
     y, x, h, w = (int(value) for value in canvas_box)
     rows = _axis_cells(grid[0], geometry.height, y, h)
     columns = _axis_cells(grid[1], geometry.width, x, w)
+    inside: np.ndarray = rows[:, None] & columns[None, :]
     if geometry.roi is None:
-        return rows[:, None] & columns[None, :]
+        return inside
     inside = np.zeros(grid, dtype=bool)
     ys, xs = np.nonzero(geometry.roi.mask[y : y + h, x : x + w])
     inside[
@@ -158,7 +159,8 @@ def valid_cells(
 def _cell_of(pixels: np.ndarray, shown: np.ndarray, side_px: int, cells: int) -> np.ndarray:
     """The cell along one axis that each pixel lies in, of those that are shown."""
     known = np.flatnonzero(shown)
-    return np.clip(pixels * cells // side_px, known[0], known[-1])
+    found: np.ndarray = pixels * cells // side_px
+    return found.clip(known[0], known[-1])
 
 
 def cell_origins(valid: np.ndarray, *, first_image: int = 0) -> torch.Tensor:
@@ -209,7 +211,7 @@ def local_mean(activation: torch.Tensor, cells: torch.Tensor | None) -> torch.Te
 
 
 def upsample(
-    level: torch.Tensor, cells: torch.Tensor | None, finest: tuple[int, int]
+    level: torch.Tensor, cells: torch.Tensor | None, finest: tuple[int, ...]
 ) -> torch.Tensor:
     """Bilinear upsampling in which padded cells carry no weight."""
     if tuple(level.shape[2:]) == finest:

@@ -147,7 +147,7 @@ def _shares(typed: Sequence[float | None], detector: str) -> tuple[float, ...]:
 
 def _typed_over(schedule: TrainConfig, options: Mapping[str, Any]) -> dict[str, Any]:
     """What replaces a schedule's values: what was typed, and what follows from it."""
-    names = ("updates", "batch", "lr", "weight_decay", "freeze_bn", "frozen_start")
+    names: tuple[str, ...] = ("updates", "batch", "lr", "weight_decay", "freeze_bn", "frozen_start")
     names += ("freeze_stages", "loss")
     values = {name: options[name] for name in names if options[name] is not None}
     if "head_stage" in IDLE[options["detector"]]:

@@ -115,10 +115,10 @@ def fit_detector(
         What `Detector.training_scores` returns; None on all processes but the first.
     """
     category = negative_set.manifest.category
-    is_shared = not processes.is_alone and isinstance(detector, PatchCore)
-    if not processes.is_first and not is_shared:
+    shared = detector if isinstance(detector, PatchCore) and not processes.is_alone else None
+    if not processes.is_first and shared is None:
         return None
-    rows = processes.rows(negative_set.n_normals) if is_shared else None
+    rows = None if shared is None else processes.rows(negative_set.n_normals)
     images = NormalImages(
         negative_set,
         config.batch,
@@ -126,9 +126,9 @@ def fit_detector(
         start_pass=lambda: make_progress(f"features {category}", "images"),
     )
     progress = make_progress(f"{config.detector} {category}", detector.progress_unit)
-    if is_shared:
+    if shared is not None and rows is not None:
         return fit_bank_together(
-            detector, images, first_image=rows.start, processes=processes, progress=progress
+            shared, images, first_image=rows.start, processes=processes, progress=progress
         )
     detector.fit(images, progress=progress)
     return detector.training_scores()

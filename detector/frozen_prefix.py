@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from detector.stage_taps import stage_taps
 from manifests.errors import ConfigError
 from manifests.weights import Network
 
+Forward = Callable[..., torch.Tensor]
+"""A pass through a part of a timm network, of which torch's types know nothing."""
 PROBE_PX = 64
 _PROBE_IMAGES = 2
 
@@ -28,7 +32,8 @@ def pooled_features(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
     Source: CutSwap (arXiv 2311.18332).
     """
-    return module.forward_head(module.forward_features(inputs), pre_logits=True).flatten(1)
+    features = cast(Forward, module.forward_features)(inputs)
+    return cast(Forward, module.forward_head)(features, pre_logits=True).flatten(1)
 
 
 def probe(module: nn.Module, device: str) -> tuple[int, dict[nn.Module, int]]:
@@ -147,7 +152,7 @@ class FrozenPrefix:
         Source: ours.
         """
         with stage_taps(self._module, [self._cut], is_last=True) as taken:
-            self._module.forward_features(inputs)
+            cast(Forward, self._module.forward_features)(inputs)
         return taken[self._cut]
 
     @torch.no_grad()

@@ -73,12 +73,13 @@ class ImageStream:
         # Only this many images wait at a time: memory does not grow with the list.
         ahead = 2 * self.batch
         with ThreadPoolExecutor(self.readers) as pool:
-            futures = [pool.submit(self._load, index) for index in range(min(ahead, self._count))]
+            futures = {
+                index: pool.submit(self._load, index) for index in range(min(ahead, self._count))
+            }
             for index in range(self._count):
-                result = futures[index].result()
-                futures[index] = None  # type: ignore[call-overload]  # frees the image
+                result = futures.pop(index).result()  # taken out, which frees the image
                 if index + ahead < self._count:
-                    futures.append(pool.submit(self._load, index + ahead))
+                    futures[index + ahead] = pool.submit(self._load, index + ahead)
                 if isinstance(result, CutswapError):
                     self.errors.append(result)
                 elif result is None:

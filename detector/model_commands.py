@@ -47,7 +47,7 @@ def detectors(as_json: bool) -> None:
 @common.category_option
 @common.json_option
 @common.domain_errors
-def inspect(model: Path, categories, as_json: bool) -> None:
+def inspect(model: Path, categories: tuple[str, ...], as_json: bool) -> None:
     """Say what is in a model, with its digest.
 
     MODEL is a model folder, or a root of several.
@@ -76,7 +76,7 @@ def inspect(model: Path, categories, as_json: bool) -> None:
 )
 @common.json_option
 @common.domain_errors
-def verify(model: Path, categories, expect, as_json: bool) -> None:
+def verify(model: Path, categories: tuple[str, ...], expect: str | None, as_json: bool) -> None:
     """Check a model: every file, every digest.
 
     MODEL is a model folder, or a root of several. Lists all problems, not only the first. Exit

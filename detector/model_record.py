@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from detector.calibration import IMAGE, MAP_MAXIMUM, SOURCES
 from detector.config import FitConfig, with_later_fields
@@ -355,7 +355,7 @@ def _is_a(value: object, kind: Any) -> bool:
 
 def _threshold(plain: object, name: str) -> Threshold:
     try:
-        threshold = Threshold(**plain)  # type: ignore[arg-type]
+        threshold = Threshold(**cast(dict[str, Any], plain))
     except TypeError:
         raise ModelError(f"malformed: {name} lacks a field or has another") from None
     values = asdict(threshold)

@@ -113,6 +113,10 @@ class ModuleTrainee:
             if name not in expected
             or (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype)
         ]
+        moments = {name: _moments_of(name, saved) for name in self._trained}
+        for name, found in moments.items():
+            if found:  # none are there before a parameter's first gradient; some of them never are
+                wrong += [f"adam/{name}/{key}" for key in _MOMENTS if key not in found]
         if wrong or saved.update > self.config.updates:
             raise ModelError(
                 "the checkpoint does not fit this network",
@@ -125,8 +129,8 @@ class ModuleTrainee:
                 tensor.copy_(saved.tensors[name])
             for optimiser in self.optimisers.values():
                 for name, parameter in self._of(optimiser).items():
-                    found = {key: saved.tensors.get(f"adam/{name}/{key}") for key in _MOMENTS}
-                    if found["step"] is None:
+                    found = moments[name]
+                    if not found:
                         continue
                     # In the parameter's own memory layout, as the optimiser would have made them.
                     optimiser.state[parameter] = {"step": found["step"].clone()} | {
@@ -173,6 +177,12 @@ class ModuleTrainee:
             for name, parameter in self._of(optimiser).items()
             if optimiser.state.get(parameter)
         }
+
+
+def _moments_of(name: str, saved: Checkpoint) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a parameter's moments, by the optimiser's names."""
+    kept = {key: saved.tensors.get(f"adam/{name}/{key}") for key in _MOMENTS}
+    return {key: tensor for key, tensor in kept.items() if tensor is not None}
 
 
 def plain_tensors(module: nn.Module, prefix: str) -> dict[str, torch.Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from typing import cast
 
 import torch
 from torch import nn
 
 from detector.batch_tally import BatchTally
-from detector.frozen_prefix import pooled_features
+from detector.frozen_prefix import Forward, pooled_features
 from detector.patch_loss import (
     PATCH_STAGES,
     cell_counts,
@@ -134,7 +135,7 @@ class Objective:
             tally.add_images(pooled.detach().argmax(dim=1).cpu().numpy(), batch.labels)
         if cells is not None:
             masks = torch.from_numpy(batch.masks).to(self._device)
-            targets = cell_targets(masks, tuple(cells.shape[1:]))
+            targets = cell_targets(masks, (cells.shape[1], cells.shape[2]))
             losses.append(cell_loss(cells, targets))
             tally.add_cells(cell_counts(cells.detach(), targets), losses[-1].item())
         total = sum(losses[1:], start=losses[0])
@@ -169,7 +170,7 @@ class Objective:
         if not taps:
             return {}
         with stage_taps(module, taps, is_last=True) as taken:
-            module.forward_features(torch.zeros((1, 3, 64, 64), device=device))
+            cast(Forward, module.forward_features)(torch.zeros((1, 3, 64, 64), device=device))
         return {name: taken[name].shape[1] for name in taps}
 
 

@@ -153,7 +153,7 @@ def fit_model(
         scores = fit_detector(
             detector, negative_set, config, make_progress=make_progress, processes=processes
         )
-        if not processes.is_first:
+        if scores is None:  # the first process has them
             return None
         calibration = calibration_of(scores, negative_set, config)
         image_threshold, pixel_threshold = calibration.thresholds(config.false_alarm_rate)

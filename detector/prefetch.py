@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 _POLL_S = 0.1
 
@@ -60,10 +60,11 @@ class Prefetch(Generic[Item]):
             self._n_left = 0
             raise error
         self._n_left -= 1
-        return item  # type: ignore[return-value]  # no error means there is an item
+        return cast(Item, item)  # no error means there is an item
 
     def _run(self) -> None:
         for key in self._keys:
+            entry: tuple[Item | None, BaseException | None]
             try:
                 entry = (self._load(key), None)
             except BaseException as error:  # handed over whole: the consumer raises it

@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -76,7 +76,9 @@ class Processes:
             dist.init_process_group(
                 "gloo", rank=self.rank, world_size=self.count, timeout=UPDATE_TIMEOUT
             )
-            self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+            # Of all processes, so this one is in it; for others there is a number in its place.
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._patient = cast(dist.ProcessGroup, group)
 
     def disconnect(self) -> None:
         """Leave; whoever waits for this one is told by the closed connection."""
@@ -110,7 +112,8 @@ class Processes:
             return device
         torch.cuda.set_device(self.rank_here)
         with _peers_expected(every=True):
-            self._fast = dist.new_group(backend="nccl", timeout=UPDATE_TIMEOUT)
+            group = dist.new_group(backend="nccl", timeout=UPDATE_TIMEOUT)
+            self._fast = cast(dist.ProcessGroup, group)
         return f"cuda:{self.rank_here}"
 
     def group_of(self, device: str) -> dist.ProcessGroup | None:

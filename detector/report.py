@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def write_category_report(
     for index in [index for group in chosen.values() for index in group]:
         sample = evaluation.samples[index]
         image = read_image(sample.path, max_pixels=max_pixels)
-        placement = place(*image.shape[:2], geometry)
+        placement = place(image.shape[0], image.shape[1], geometry)
         truth = None
         if evaluation.has_truth[index]:
             truth = fit_tile(restore_mask(evaluation.masks[index], placement), CASE_TILE_PX)

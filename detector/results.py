@@ -6,6 +6,9 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from detector.evaluate import Evaluation
 from detector.iou import mean_iou
@@ -61,7 +64,7 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
             evaluation.masks[known],
             None if evaluation.valid.all() else evaluation.valid[known],
         )
-    is_flagged = evaluation.verdicts
+    is_flagged = cast(np.ndarray, evaluation.verdicts)
     good, bad = ~evaluation.labels, evaluation.labels
     notes = []
     if evaluation.excluded:
@@ -123,7 +126,10 @@ def write_scores(path: Path, evaluation: Evaluation, model: Model) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["source", "defect", "label", "score", "normalised", "verdict"])
     for sample, score, is_defect in zip(
-        evaluation.samples, evaluation.scores, evaluation.verdicts, strict=True
+        evaluation.samples,
+        evaluation.scores,
+        cast(np.ndarray, evaluation.verdicts),
+        strict=True,
     ):
         normalised = relative_to(model.image_threshold.value, score)
         writer.writerow(

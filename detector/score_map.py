@@ -59,7 +59,7 @@ def score_map(
     for i in range(batch):
         box = (0, 0, height, width) if canvas_boxes is None else canvas_boxes[i]
         cells = np.ones((h, w), dtype=bool) if valid is None else np.asarray(valid[i])
-        rows, columns = cells.any(1), cells.any(0)
+        rows, columns = np.asarray(cells.any(1)), np.asarray(cells.any(0))
         if roi is not None:
             rows, columns = filled(rows), filled(columns)
         is_rectangle = np.array_equal(cells, rows[:, None] & columns[None, :])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from manifests.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detector.min_area import MinArea
 
 
 class MinAreaType(click.ParamType):
@@ -12,7 +17,9 @@ class MinAreaType(click.ParamType):
 
     name = "PX|%"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> MinArea:
         from detector.min_area import MinArea
 
         if isinstance(value, MinArea):

@@ -89,7 +89,7 @@ def plain_path(path: Path) -> Mapping[str, str]:
     text = str(path)
     if (clean := _clean(text)) == text:
         return {"path": text}
-    return {"path": clean, "path_hex": os.fsencode(text).hex()}
+    return {"path": str(clean), "path_hex": os.fsencode(text).hex()}
 
 
 def _clean(text: str | None) -> str | None:

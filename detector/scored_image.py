@@ -60,7 +60,7 @@ class ScoredImage:
 
 def judge(
     model: Model,
-    score: float,
+    score: float | np.floating,
     make_map: Callable[[], np.ndarray],
     *,
     height: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -103,7 +103,7 @@ class Scorer:
 
     def score(
         self, stream: ImageStream, names: Mapping[Path, Path]
-    ) -> Iterator[list[tuple[int, ScoredImage]]]:
+    ) -> Generator[list[tuple[int, ScoredImage]], None, None]:
         """Yields every batch's verdicts with the images' places in the stream.
 
         Pictures are written before their verdict is yielded.
@@ -138,7 +138,7 @@ class Scorer:
             path=loaded.path,
             score=float(scores.image),
             normalised=relative_to(model.image_threshold.value, scores.image),
-            p_value=float(model.calibration.p_values(scores.image[None])[0]),
+            p_value=float(model.calibration.p_values(np.asarray(scores.image)[None])[0]),
             is_defect=verdict.is_defect,
             height=height,
             width=width,
@@ -155,7 +155,7 @@ class Scorer:
         threshold = self.model.pixel_threshold.value
         is_flagged = scores.map > threshold
         name = names[scores.loaded.path]
-        if self.heatmaps is not None:
+        if self.heatmaps is not None and scores.loaded.original is not None:
             picture = heatmap_image(
                 scores.loaded.original, scores.map, threshold=threshold, mask=is_flagged
             )
@@ -246,7 +246,7 @@ def score_stream(
     )
 
 
-def _output_names(files: Sequence[Path], paths: Sequence[Path]) -> dict[Path, Path]:
+def _output_names(files: Sequence[Path], paths: Sequence[str | PathLike[str]]) -> dict[Path, Path]:
     """A distinct .png name for every input, with the folders below the argument it came from."""
     roots = [Path(path) for path in paths if Path(path).is_dir()]
     names: dict[Path, Path] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from detector.detectors.base import Coverage, NormalBatches
 from detector.detectors.patchcore import PatchCore
 from detector.memory_bank import MemoryBank
 from detector.processes import Processes
+from detector.training_features import TrainingFeatures
 
 Progress = Callable[[int, int], None]
 
@@ -51,13 +53,16 @@ def fit_bank_together(
     Source: Malkomes et al. 2015, "Fast distributed k-center clustering with outliers on massive
     data", for the two rounds and the factor of four.
     """
+    features: torch.Tensor | None
+    origins: torch.Tensor | None
+    training: TrainingFeatures | NormalBatches
     n_images = int(processes.sum_(torch.tensor([len(batches)])))
     if detector.fits(len(batches)):
-        training = detector.collect(batches)
-        n_rows = int(processes.sum_(torch.tensor([len(training.features)])))
+        training = kept = detector.collect(batches)
+        n_rows = int(processes.sum_(torch.tensor([len(kept.features)])))
         wanted = detector.bank_size(n_rows)
-        own = detector.choose(training.features, wanted, progress=progress)
-        features, origins = training.features[own], training.origins()[own]
+        own = detector.choose(kept.features, wanted, progress=progress)
+        features, origins = kept.features[own], kept.origins()[own]
         blocks = 1
     else:
         training = batches
@@ -69,16 +74,15 @@ def fit_bank_together(
     origins = origins + origins.new_tensor([first_image, 0])
     features, origins = processes.collect(features.contiguous()), processes.collect(origins)
     parts: dict[str, torch.Tensor] = {}
-    if processes.is_first:
+    if features is not None and origins is not None:  # on the first process
         final = detector.choose(features, wanted)
         parts = {"features": features[final], "origins": origins[final]}
     parts = processes.hear_tensors(parts)
     bank = MemoryBank.of(parts["features"].to(detector.device), parts["origins"])
     detector.adopt_bank(bank, training=training, first_image=first_image, blocks=blocks)
-    image, maxima = map(torch.from_numpy, detector.training_scores())
-    image, maxima = processes.collect(image), processes.collect(maxima)
-    coverage = _united(detector.coverage, processes)
-    if not processes.is_first:
+    image, maxima = (processes.collect(torch.from_numpy(own)) for own in detector.training_scores())
+    coverage = _united(cast(Coverage, detector.coverage), processes)
+    if image is None or maxima is None:  # on all but the first process
         return None
     detector.coverage = coverage
     return image.numpy(), maxima.numpy()
@@ -88,7 +92,7 @@ def _united(own: Coverage, processes: Processes) -> Coverage | None:
     """The coverage of all processes' images; None on all but the first."""
     row = torch.tensor([[own.radius, own.mean * own.patches, own.blocks, own.patches]]).double()
     rows = processes.collect(row)
-    if not processes.is_first:
+    if rows is None:
         return None
     patches = int(rows[:, 3].sum())
     return Coverage(

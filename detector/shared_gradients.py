@@ -32,7 +32,7 @@ class SharedGradients:
         self._run = run
         self._processes = processes
         self._device = device
-        self._wrapped: nn.Module | None = None
+        self._wrapped: nn.parallel.DistributedDataParallel | None = None
 
     def take_part(self, parameters: Sequence[nn.Parameter]) -> None:
         """Say whose gradients there will be, on all processes at the same time.
@@ -91,7 +91,8 @@ def reached_parameters(
     for module in modules:
         module.training = False
     try:
-        total = sum(output.sum() for output in run() if output is not None)
+        sums = [output.sum() for output in run() if output is not None]
+        total = sum(sums[1:], start=sums[0])
         slopes = torch.autograd.grad(total, list(parameters), allow_unused=True)
     finally:
         for module, training in zip(modules, was_training, strict=True):

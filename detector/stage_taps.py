@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,7 @@ def stage_taps(
     taken: dict[str, torch.Tensor] = {}
     handles = []
 
-    def tap(name: str):
+    def tap(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
             taken[name] = output
             if is_last and len(taken) == len(names):

@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -34,7 +34,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.is_set = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         # Python goes on sleeping after a signal; a socket that can be read ends the wait. (A lock

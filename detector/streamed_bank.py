@@ -84,7 +84,8 @@ def _blocks(
     parts: Iterable[tuple[torch.Tensor, torch.Tensor]], budget: FeatureBudget
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Features (N, D) and origins (N, 2) of consecutive batches; each is valid until the next."""
-    buffer = sources = None
+    buffer: torch.Tensor | None = None
+    sources = torch.empty((0, 2), dtype=torch.int32)
     block_rows = budget.block_rows
     filled = 0
     for features, origins in parts:
@@ -100,5 +101,5 @@ def _blocks(
         buffer[filled:end] = features.cpu()
         sources[filled:end] = origins
         filled = end
-    if filled:
+    if buffer is not None and filled:
         yield buffer[:filled], sources[:filled]

@@ -53,20 +53,20 @@ from manifests.progress import progress_maker
 @common.quiet_option
 @common.domain_errors
 def compare(
-    plan,
-    out,
-    data,
-    sets,
-    arms,
-    baseline,
-    coresets,
-    seeds,
-    split,
-    max_minutes,
-    tables_only,
-    jobs,
-    device,
-    quiet,
+    plan: Path | None,
+    out: Path,
+    data: tuple[str, ...],
+    sets: tuple[str, ...],
+    arms: tuple[str, ...],
+    baseline: str | None,
+    coresets: tuple[float, ...] | None,
+    seeds: tuple[int, ...] | None,
+    split: str | None,
+    max_minutes: float | None,
+    tables_only: bool,
+    jobs: int | None,
+    device: str,
+    quiet: bool,
 ) -> None:
     """Compare ways to make a detector, over seeds, with intervals and verdicts.
 

@@ -92,7 +92,7 @@ def fit_threshold(scores: np.ndarray, target_rate: float) -> Threshold:
     return Threshold(float(values[_rank(n, target_rate) - 1]), n, target_rate, rate)
 
 
-def relative_to(threshold: float, score: float) -> float:
+def relative_to(threshold: float, score: float | np.floating) -> float:
     """A score in units of a threshold; above 1 is above it.
 
     A bank that holds every training patch gives a threshold of zero, by which nothing can be

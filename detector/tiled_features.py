@@ -41,7 +41,8 @@ def axis_weights(starts: Sequence[int], length_px: int, tile_px: int, cell_px: i
         if start + side < length_px:
             weight = np.minimum(weight, (cells - middle - shared / 4) / (shared / 2))
         row[start // cell_px : start // cell_px + cells] = weight.clip(0.0, 1.0)
-    return (weights / weights.sum(0)).astype(np.float32)
+    shares: np.ndarray = weights / weights.sum(0)
+    return shares.astype(np.float32)
 
 
 class TiledFeatures:

@@ -14,10 +14,13 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detector.stop_signals import ignore_stops
 from manifests.errors import ConfigError, CutswapError, WorkerError
+
+if TYPE_CHECKING:
+    from detector.processes import Processes
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _NOTE, _TOLD = "cutswap/failure", "cutswap/told"
@@ -103,12 +106,13 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise Terminated
 
 
-def _outcome(error: BaseException, processes) -> BaseException:
+def _outcome(error: BaseException, processes: Processes) -> BaseException:
     """What this process raises in place of `error`, once it is settled who says what."""
     from detector.processes import PeerLost
 
     board = _Board()
     is_second_hand = isinstance(error, PeerLost | Terminated)
+    line: BaseException
     if isinstance(error, Terminated):
         line = WorkerError(
             "ended by SIGTERM: another process of this run has ended, or the run was stopped",

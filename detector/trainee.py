@@ -6,6 +6,7 @@ import contextlib
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard, cast
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class Trainee:
         self._device = device
         self._processes = processes
         self.module = copy.deepcopy(network.module).eval()
-        self.module.to(device=device, memory_format=torch.channels_last)
+        self.module.to(device).to(memory_format=torch.channels_last)
         n_features, ranks = probe(self.module, device)
         frozen = frozen_modules(network, self.module, ranks, config.freeze_stages)
         self._prefix: FrozenPrefix | None = None
@@ -81,7 +82,7 @@ class Trainee:
         for module in frozen:
             module.requires_grad_(False)
         self._batch_norms = [
-            self._running.get_submodule(name)
+            cast(_BatchNorm, self._running.get_submodule(name))
             for name, module in self.module.named_modules()
             if _is_batch_norm(module) and module not in frozen
         ]
@@ -203,10 +204,11 @@ class Trainee:
         """
         inputs = self._jittered(image[None], f"jitter|{row}")
         with autocast(self._device, self._config.precision):
-            return self._prefix.activations(inputs)
+            return cast(FrozenPrefix, self._prefix).activations(inputs)
 
     def _inputs(self, batch: TrainingBatch, stream: str) -> torch.Tensor:
-        return self._jittered(batch.images, stream, places=batch.places, n_whole=batch.n_whole)
+        images = batch.required_images()
+        return self._jittered(images, stream, places=batch.places, n_whole=batch.n_whole)
 
     def _jittered(
         self,
@@ -351,5 +353,5 @@ class Trainee:
         }
 
 
-def _is_batch_norm(module: torch.nn.Module) -> bool:
+def _is_batch_norm(module: torch.nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(module, _BatchNorm)

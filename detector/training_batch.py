@@ -48,9 +48,15 @@ class TrainingBatch:
             n_whole=len(self.labels) if self.n_whole is None else self.n_whole,
         )
 
+    def required_images(self) -> np.ndarray:
+        """The images. Raises ValueError where they were not asked for."""
+        if self.images is None:
+            raise ValueError("this batch was drawn without its images")
+        return self.images
+
     def inside(self, number: int, of: int) -> np.ndarray:
         """Where the images of a part stand in this batch, int64."""
-        return part_places(np.unique(self.labels, return_counts=True)[1], number, of)
+        return part_places(np.unique(self.labels, return_counts=True)[1].tolist(), number, of)
 
 
 def part_places(counts: Sequence[int], number: int, of: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from detector.stop_signals import ignore_stops
 from detector.training_log import TRAINING_CSV, append_training_csv, write_training_csv
 from detector.training_run import environment, warn_of_drift
 
-Result = TypeVar("Result", covariant=True)
+Result = TypeVar("Result")
 Batch = TypeVar("Batch")
 
 
@@ -60,7 +60,7 @@ class Learner(Protocol[Result]):
         """What was learned; nothing can be trained afterwards. Raises Diverged."""
         ...
 
-    def result_digest(self, result: Result) -> str:  # type: ignore[misc]
+    def result_digest(self, result: Result) -> str:
         """SHA-256 of what `finish` gave."""
         ...
 

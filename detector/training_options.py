@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from detector.default_config import CHECKPOINT_EVERY
@@ -15,7 +17,9 @@ class SharesType(click.ParamType):
 
     name = "A[:N],B..."
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, float | None], ...]:
         if isinstance(value, tuple):
             return value
         found = {}
@@ -36,7 +40,7 @@ class HeadStageType(click.ParamType):
 
     name = "STAGE|end"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "end" or isinstance(value, int):
             return value
         if not str(value).isdecimal():

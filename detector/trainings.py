@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from detector.cavga.trainee import CavgaBatch
 from detector.cavga.training import train_cavga
 from detector.config import FitConfig
 from detector.dataset import TripletSampler, kinds_of
+from detector.detectors import CavgaConfig
 from detector.detectors.base import Tensors
 from detector.detectors.cavga import shape_of
 from detector.guided.training import NEGATIVES_PER_NORMAL, train_guided
@@ -133,7 +135,7 @@ def _train_cavga(
     """The autoencoder, its encoder among it."""
     _need_one_process(config, processes)
     category = negative_set.manifest.category
-    train, own = config.train, config.detector_config()
+    train, own = config.train, cast(CavgaConfig, config.detector_config())
     warnings: tuple[str, ...] = ()
     known = None
     if config.weak:

@@ -55,8 +55,8 @@ def updated_calibration(
         image, maxima, _ = leave_one_out(detector, batches, first_image=0, blocks=1)
         counted = _counted(model, normals)
         old = image[counted], maxima[counted]
-    both = (np.concatenate([a, b]) for a, b in zip(old, own, strict=True))
-    return Calibration.of(*both, before.source), len(before) if is_bound else 0
+    image, maxima = (np.concatenate([a, b]) for a, b in zip(old, own, strict=True))
+    return Calibration.of(image, maxima, before.source), len(before) if is_bound else 0
 
 
 def _counted(model: Model, normals: Sequence[FittedNormal]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 from detector.model_folder import MODEL, digest_problems, read_record_bytes
 from detector.model_record import (
@@ -135,7 +136,7 @@ def _misfit(
     # Both thresholds come from all of the scores.
     sides: dict[str, int] = {"n": record.image_threshold.n}
     for name, owner in owners.items():
-        dtype, letters = wanted[owner]
+        dtype, letters = wanted[cast(str, owner)]  # what is not wanted was refused above
         shape = tensors[name].shape
         is_fit = tensors[name].dtype == dtype and (letters is None or len(shape) == len(letters))
         for letter, side in zip(letters or (), shape, strict=False) if is_fit else ():

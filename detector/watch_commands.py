@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from detector.score_options import min_area_option
 from manifests import command_line as common
 from manifests.errors import ConfigError
 from manifests.terminal import counted
+
+if TYPE_CHECKING:
+    from detector.min_area import MinArea
 
 
 @click.command()
@@ -58,19 +62,19 @@ from manifests.terminal import counted
 @common.quiet_option
 @common.domain_errors
 def watch(
-    model,
-    folder,
-    out,
-    heatmaps,
-    min_area,
-    existing,
-    once,
-    settle,
-    patience,
-    jobs,
-    device,
-    max_megapixels,
-    quiet,
+    model: Path,
+    folder: Path,
+    out: Path | None,
+    heatmaps: Path | None,
+    min_area: MinArea,
+    existing: bool,
+    once: bool,
+    settle: float,
+    patience: float,
+    jobs: int | None,
+    device: str,
+    max_megapixels: float,
+    quiet: bool,
 ) -> None:
     """Score images as they arrive in a folder, a line of JSON each.
 

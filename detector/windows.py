@@ -96,9 +96,9 @@ class WindowSampler:
         normals = np.flatnonzero(is_normal)
         blocks = [np.flatnonzero(drawn.labels == label) for label in range(1, len(self.labels))]
         paired = [block for block in blocks if len(block) == len(normals)]
-        for i, normal in enumerate(normals):
+        for row, normal in enumerate(normals):
             if paired:
-                corners[normal] = corners[paired[streams[normal].integers(len(paired))][i]]
+                corners[normal] = corners[paired[streams[normal].integers(len(paired))][row]]
             else:
                 corners[normal] = streams[normal].integers(room + 1)
         return corners

@@ -207,10 +207,11 @@ def sample_box(
     columns = valid_width - width_px - before - behind + 1
     if rows < 1 or columns < 1:
         return None
-    if roi is None:
+    shown = _shown(roi, valid_box)
+    if shown is None:
         y, x = int(rng.integers(rows)), int(rng.integers(columns))
     else:
-        fits = _fitting(_shown(roi, valid_box), height_px, width_px)
+        fits = _fitting(shown, height_px, width_px)
         corners = np.flatnonzero(fits[above : above + rows, before : before + columns])
         if not len(corners):
             return None
@@ -236,7 +237,8 @@ def _fitting(allowed: np.ndarray, h: int, w: int) -> np.ndarray:
     integral = np.zeros((allowed.shape[0] + 1, allowed.shape[1] + 1), dtype=np.int64)
     np.cumsum(np.cumsum(allowed, axis=0, dtype=np.int64), axis=1, out=integral[1:, 1:])
     count = integral[h:, w:] - integral[:-h, w:] - integral[h:, :-w] + integral[:-h, :-w]
-    return count == h * w
+    fits: np.ndarray = count == h * w
+    return fits
 
 
 def _first_pair(

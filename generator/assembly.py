@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from generator.leftover_shards import IsWanted
 from generator.leftovers import check_writable, clear_and_resume, clear_unfinished
@@ -31,11 +31,15 @@ class Unit(Protocol):
         n_images: how much of the whole it is, for progress.
     """
 
-    name: str
-    digest: str
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
     @property
     def n_images(self) -> int: ...
+
+
+AnyUnit = TypeVar("AnyUnit", bound=Unit)
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,16 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def assemble(
-    units: Sequence[Unit],
-    make: Callable[[Unit], ShardEntry],
+    units: Sequence[AnyUnit],
+    make: Callable[[AnyUnit], ShardEntry],
     folder: Path,
     *,
     jobs: int = 1,
     take_part: bool = False,
     overwrite: bool = False,
     kept: frozenset[str] = frozenset(),
-    is_wanted: IsWanted | None = None,
-    check: Callable[[Sequence[Unit]], None] | None = None,
+    is_wanted: IsWanted[AnyUnit] | None = None,
+    check: Callable[[Sequence[AnyUnit]], None] | None = None,
     progress: Progress | None = None,
 ) -> Assembled:
     """`assemble_with` worker processes of this machine.
@@ -92,7 +96,7 @@ def assemble(
         Whatever `check` and `make` raise; unfinished files are removed.
     """
 
-    def run(todo: Sequence[Unit]) -> AbstractContextManager[Iterator[ShardEntry]]:
+    def run(todo: Sequence[AnyUnit]) -> AbstractContextManager[Iterator[ShardEntry]]:
         workers = min(jobs, max(len(todo), 1))
         return in_workers(make, todo, workers=workers, take_part=take_part)
 
@@ -109,14 +113,14 @@ def assemble(
 
 
 def assemble_with(
-    run: Callable[[Sequence[Unit]], AbstractContextManager[Iterator[ShardEntry]]],
-    units: Sequence[Unit],
+    run: Callable[[Sequence[AnyUnit]], AbstractContextManager[Iterator[ShardEntry]]],
+    units: Sequence[AnyUnit],
     folder: Path,
     *,
     overwrite: bool = False,
     kept: frozenset[str] = frozenset(),
-    is_wanted: IsWanted | None = None,
-    check: Callable[[Sequence[Unit]], None] | None = None,
+    is_wanted: IsWanted[AnyUnit] | None = None,
+    check: Callable[[Sequence[AnyUnit]], None] | None = None,
     progress: Progress | None = None,
 ) -> Assembled:
     """Makes every shard of a plan that an earlier run has not left finished. Call it in `writing`.

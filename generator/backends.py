@@ -84,7 +84,7 @@ class Backend:
             The results as they come, or what went wrong. When the block ends early, what has not
             begun is not begun any more.
         """
-        if self.name == "dask":
+        if self.name == "dask" and self.scheduler is not None:
             from generator.dask_backend import in_dask
 
             return in_dask(

@@ -301,7 +301,7 @@ def opened_textures(
         max_pixels=round(options["max_megapixels"] * 1e6),
         jobs=jobs or os.cpu_count() or 1,
         skip_bad=options["skip_bad"],
-        progress=make_progress and make_progress("scan textures", "images"),
+        progress=make_progress("scan textures", "images"),
     )
     common.say([f"note: texture left out: {error}" for error in textures.skipped], err=True)
     return textures

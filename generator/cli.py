@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import click
 
@@ -63,7 +64,15 @@ def main() -> None:
 @common.overwrite_option
 @common.quiet_option
 @common.domain_errors
-def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) -> None:
+def sample_data(
+    folder: Path,
+    seed: int,
+    train: int,
+    test_good: int,
+    per_defect: int,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
     """Render a small data set in MVTec AD layout into FOLDER.
 
     A machined part on a textured ground, with scratches, dents, contamination and missing pieces,
@@ -158,7 +167,7 @@ def sample_data(folder, seed, train, test_good, per_defect, overwrite, quiet) ->
 @common.quiet_option
 @click.pass_context
 @common.domain_errors
-def build(context: click.Context, **options) -> None:
+def build(context: click.Context, **options: Any) -> None:
     """Make the negatives of DATA and write them to shards.
 
     DATA is a data set in one of the layouts of docs/data.md (MVTec AD's and others), a list of
@@ -229,7 +238,7 @@ def build(context: click.Context, **options) -> None:
 @common.category_option
 @common.json_option
 @common.domain_errors
-def inspect(path, categories, as_json: bool) -> None:
+def inspect(path: Path | str, categories: tuple[str, ...], as_json: bool) -> None:
     """Say what is in a negative set or a recipe file, with its digest.
 
     \b
@@ -245,14 +254,19 @@ def inspect(path, categories, as_json: bool) -> None:
 
         recipe = read_recipe(path)
         common.check_category(path, recipe.manifest.category, categories)
-        rows = [(path, recipe)]
-        words, plain = describe_recipe, recipe_json
-    else:
-        folders = common.sets_at(path, categories)
-        rows = [(folder, *read_manifest(folder)) for folder in folders]
-        words, plain = describe_set, set_json
+        common.report(
+            [(path, recipe)],
+            as_json=as_json,
+            words=lambda row: describe_recipe(*row),
+            plain=lambda row: recipe_json(*row),
+        )
+        return
+    folders = common.sets_at(path, categories)
     common.report(
-        rows, as_json=as_json, words=lambda row: words(*row), plain=lambda row: plain(*row)
+        [(folder, *read_manifest(folder)) for folder in folders],
+        as_json=as_json,
+        words=lambda row: describe_set(*row),
+        plain=lambda row: set_json(*row),
     )
 
 
@@ -269,7 +283,14 @@ def inspect(path, categories, as_json: bool) -> None:
 @common.json_option
 @common.quiet_option
 @common.domain_errors
-def verify(path, categories, quick: bool, expect, as_json: bool, quiet: bool) -> None:
+def verify(
+    path: Path | str,
+    categories: tuple[str, ...],
+    quick: bool,
+    expect: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Check a negative set or a recipe file: every file, every digest, every rendered pixel.
 
     Lists all problems, not only the first. Exit code 0: nothing wrong; 1: something is. Of a URL,
@@ -323,7 +344,9 @@ def verify(path, categories, quick: bool, expect, as_json: bool, quiet: bool) ->
 @common.seed_option
 @common.quiet_option
 @common.domain_errors
-def preview(path, out: Path, categories, count: int, seed: int, quiet: bool) -> None:
+def preview(
+    path: Path | str, out: Path, categories: tuple[str, ...], count: int, seed: int, quiet: bool
+) -> None:
     """Draw a contact sheet per image: saliency, cluster, anchors, negatives, masks.
 
     \b
@@ -365,7 +388,7 @@ for _command in (
     main.add_command(_command)
 
 
-def _is_recipe(path) -> bool:
+def _is_recipe(path: Path | str) -> TypeGuard[Path]:
     return isinstance(path, Path) and path.is_file()
 
 

@@ -213,7 +213,7 @@ class BuildConfig:
         is_kmeans = self.regions == "kmeans"
         clusters = {"k": self.n_clusters if is_kmeans else None, "choice": self.cluster}
         regions = {"kind": self.regions, "most_salient": None if is_kmeans else self.most_salient}
-        recipe = {
+        recipe: dict[str, object] = {
             "policies": list(self.policies),
             "network": {"name": self.network, "digest": network_digest} if is_salient else None,
             "levels": list(levels),

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -97,7 +97,7 @@ def _results(
     scheduler: str,
     jobs: int | None,
     is_large: bool,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     todo = dict(enumerate(items))
     client = _connect(scheduler, FIRST_S)
     if client is None:
@@ -185,7 +185,7 @@ class _Backend(DaskDistributedBackend):
         return 2
 
     def submit(self, func: Any, callback: Callable[[Any], None]) -> Future:
-        future = super().submit(func, callback)
+        future: Future = super().submit(func, callback)
         with self._open_lock:
             self._open[future] = callback
         future.add_done_callback(partial(self._done, func.items[0], callback))
@@ -269,6 +269,8 @@ def _watch(backend: _Backend, client: Client, stop: threading.Event) -> None:
 
 def _threads(client: Client) -> int:
     """Threads of all workers; 0 where the scheduler does not answer."""
+    if client.scheduler is None:  # it is not connected
+        return 0
     try:
         return sum(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER_S).values())
     except Exception:  # whatever the connection raises; what it means is decided by time

@@ -36,16 +36,16 @@ from manifests.terminal import counted
 @common.quiet_option
 @common.domain_errors
 def check(
-    data,
-    data_format,
-    train_list,
-    seed,
-    categories,
-    false_alarm_rate,
-    max_megapixels,
-    jobs,
-    as_json,
-    quiet,
+    data: tuple[Path, ...],
+    data_format: str | None,
+    train_list: Path | None,
+    seed: int,
+    categories: tuple[str, ...],
+    false_alarm_rate: float,
+    max_megapixels: float,
+    jobs: int | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Say what is wrong with DATA before an hour is spent on it. Reads only.
 
@@ -60,14 +60,14 @@ def check(
     """
     from generator.check_text import describe_check
     from generator.data_check import DataCheck, check_category
-    from manifests.datasets import open_data
+    from manifests.datasets import Category, open_data
 
     found = open_data(
         data, format=data_format, train_list=train_list, seed=seed, categories=categories
     )
     spoilt = []
 
-    def checked(category) -> DataCheck:
+    def checked(category: Category) -> DataCheck:
         result = check_category(
             category,
             false_alarm_rate=false_alarm_rate,

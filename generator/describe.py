@@ -207,7 +207,7 @@ def _view_words(recipe: Mapping[str, Any]) -> str:
 
 def set_json(folder: Path, manifest: Manifest, digest: str) -> dict:
     """A set's manifest as plain JSON types, with where it is, its digest and its size."""
-    plain = json.loads(manifest.to_bytes())
+    plain: dict = json.loads(manifest.to_bytes())
     own = {"folder": str(folder), "digest": digest, "bytes": _file_bytes(manifest)}
     return own | plain
 

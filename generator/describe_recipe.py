@@ -55,7 +55,7 @@ def describe_recipe(path: Path, recipe: Recipe) -> list[str]:
 
 def recipe_json(path: Path, recipe: Recipe) -> dict:
     """A recipe's manifest as plain JSON types, with where it is, its digest and its size."""
-    plain = json.loads(recipe.manifest.to_bytes())
+    plain: dict = json.loads(recipe.manifest.to_bytes())
     own = {"file": str(path), "digest": recipe.set_digest, "bytes": path.stat().st_size}
     return own | {"donors": sorted(recipe.donors)} | plain
 

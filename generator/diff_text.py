@@ -69,7 +69,8 @@ def diff_json(diff: SetDiff) -> dict[str, Any]:
         "negatives": [asdict(pair) for pair in diff.negatives],
         "notes": list(diff.notes),
     }
-    return json.loads(json.dumps(plain))
+    copied: dict[str, Any] = json.loads(json.dumps(plain))
+    return copied
 
 
 def _side(side: Side) -> str:

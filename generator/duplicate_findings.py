@@ -111,10 +111,10 @@ def _parts(looks: Sequence[Look]) -> Iterator[Finding]:
 
 def _near(looks: Sequence[Look]) -> Iterator[Finding]:
     # Every flat image has the same hash.
-    looks = [look for look in looks if look.image.grey_range >= MIN_GREY_RANGE]
+    looks = [look for look in looks if look.facts.grey_range >= MIN_GREY_RANGE]
     if not looks:
         return
-    found = near_pairs(np.stack([look.image.bits.reshape(-1) for look in looks]))
+    found = near_pairs(np.stack([look.facts.bits.reshape(-1) for look in looks]))
     if not found.pairs:
         return
     rows, across, apart, alike = [], 0, 0, set()

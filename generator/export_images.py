@@ -220,7 +220,8 @@ def _texture_notice(recipe: Mapping[str, Any]) -> str:
     found = [one for one in tables if isinstance(one, Mapping) and one.get("kind") == "textures"]
     if not found:
         return ""
-    counts = {str(one.get("digest")): one.get("images") for one in found}  # each folder once
+    # Each folder once.
+    counts: dict[str, Any] = {str(one.get("digest")): one.get("images") for one in found}
     are_numbers = all(type(count) is int for count in counts.values())
     textures = counted(sum(counts.values()), "texture") if are_numbers else "textures"
     return f"Negatives also hold pixels of {textures} under their own licence.\n"

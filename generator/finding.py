@@ -33,6 +33,10 @@ KINDS = (
 """All kinds, worst first."""
 
 
+Row = tuple[str, dict[str, object]]
+"""A line of text on one file or pair, and its fields."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What was found, once for all files concerned.
@@ -49,7 +53,7 @@ class Finding:
     spoils: bool
     title: str
     advice: str = ""
-    rows: tuple[tuple[str, dict[str, object]], ...] = ()
+    rows: tuple[Row, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The fields as plain JSON types, with every row."""

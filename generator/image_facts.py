@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -65,6 +67,16 @@ class Look:
     image: ImageFacts | CutswapError
     mask: MaskFacts | CutswapError | None
 
+    @property
+    def facts(self) -> ImageFacts:
+        """Of an image that could be read."""
+        return cast(ImageFacts, self.image)
+
+    @property
+    def mask_facts(self) -> MaskFacts:
+        """Of a mask that is there and could be read."""
+        return cast(MaskFacts, self.mask)
+
 
 def look_at(sample: Sample, *, binarise_at: int, max_pixels: int) -> Look:
     """Reads the image and the mask of a sample. Unusable files raise nothing."""
@@ -82,7 +94,7 @@ def look_at(sample: Sample, *, binarise_at: int, max_pixels: int) -> Look:
     return Look(sample, image, mask)
 
 
-def _decoded(path, max_pixels: int) -> tuple[np.ndarray, str]:
+def _decoded(path: Path, max_pixels: int) -> tuple[np.ndarray, str]:
     data = read_bytes(path, max_pixels=max_pixels)
     return decode_described(data, path=path, max_pixels=max_pixels)
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from generator.finding import Finding
+from generator.finding import Finding, Row
 from generator.image_facts import ImageFacts, Look
 from generator.scan import MIN_GREY_RANGE
 from manifests.errors import CutswapError
@@ -33,12 +33,12 @@ def image_findings(looks: Sequence[Look], *, false_alarm_rate: float) -> Iterato
 
 
 def _unusable(looks: Sequence[Look]) -> Iterator[Finding]:
-    errors = [look for look in looks if isinstance(look.image, CutswapError)]
+    errors = [(look.sample, look.image) for look in looks if isinstance(look.image, CutswapError)]
     for kind, noun in (("not-an-image", "that is no image"), ("unreadable", "cannot be read")):
-        rows = [
-            (str(look.image), {"source": look.sample.source, **look.image.to_json()})
-            for look in errors
-            if look.image.what.startswith(_NO_IMAGE) == (kind == "not-an-image")
+        rows: list[Row] = [
+            (str(error), {"source": sample.source, **error.to_json()})
+            for sample, error in errors
+            if error.what.startswith(_NO_IMAGE) == (kind == "not-an-image")
         ]
         if rows:
             reasons = Counter(str(fields["what"]) for _, fields in rows).most_common()
@@ -57,12 +57,12 @@ def _unusable(looks: Sequence[Look]) -> Iterator[Finding]:
 
 
 def _flat(looks: Sequence[Look]) -> Iterator[Finding]:
-    flat = [look for look in looks if look.image.grey_range < MIN_GREY_RANGE]
+    flat = [look for look in looks if look.facts.grey_range < MIN_GREY_RANGE]
     for split, advice in (
         ("train", "a build stops at them: remove them, or pass --skip-bad"),
         ("test", "nothing is to be seen in them: was the camera off?"),
     ):
-        rows = tuple(
+        rows: tuple[Row, ...] = tuple(
             (look.sample.source, {"source": look.sample.source, "defect": look.sample.defect})
             for look in flat
             if look.sample.split == split
@@ -80,13 +80,13 @@ def _flat(looks: Sequence[Look]) -> Iterator[Finding]:
 
 
 def _sizes(looks: Sequence[Look]) -> Iterator[Finding]:
-    sizes = Counter((look.image.height, look.image.width) for look in looks)
+    sizes = Counter((look.facts.height, look.facts.width) for look in looks)
     if len(sizes) < 2:
         return
     ratios = [height / width for height, width in sizes]
     spread = max(ratios) / min(ratios)
     trained = {
-        (look.image.height, look.image.width) for look in looks if look.sample.split == "train"
+        (look.facts.height, look.facts.width) for look in looks if look.sample.split == "train"
     }
     new = sum(count for size, count in sizes.items() if size not in trained)
     title = (
@@ -103,7 +103,7 @@ def _sizes(looks: Sequence[Look]) -> Iterator[Finding]:
             f"--fit stretch (the default) brings shapes onto one canvas that differ by a factor of "
             f"{spread:.2g}: take --fit letterbox, or --fit crop if the edges do not matter"
         )
-    rows = tuple(
+    rows: tuple[Row, ...] = tuple(
         (f"{h} x {w} px: {counted(count, 'image')}", {"height": h, "width": w, "images": count})
         for (h, w), count in sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
     )
@@ -111,8 +111,8 @@ def _sizes(looks: Sequence[Look]) -> Iterator[Finding]:
 
 
 def _pixels(looks: Sequence[Look]) -> Iterator[Finding]:
-    kinds = Counter((look.image.pixels, look.sample.defect) for look in looks)
-    names = Counter(look.image.pixels for look in looks)
+    kinds = Counter((look.facts.pixels, look.sample.defect) for look in looks)
+    names = Counter(look.facts.pixels for look in looks)
     if len(names) > 1:
         told = ", ".join(f"{count} {name}" for name, count in names.most_common())
         good = {name for name, defect in kinds if defect == "good"}
@@ -131,11 +131,11 @@ def _pixels(looks: Sequence[Look]) -> Iterator[Finding]:
         yield Finding("pixels", False, title, advice, rows)
     dark = tuple(
         (
-            f"{look.sample.source}: {look.image.grey_range + 1} grey values",
-            {"source": look.sample.source, "grey_values": look.image.grey_range + 1},
+            f"{look.sample.source}: {look.facts.grey_range + 1} grey values",
+            {"source": look.sample.source, "grey_values": look.facts.grey_range + 1},
         )
         for look in looks
-        if look.image.pixels.endswith(" 16 bit") and look.image.grey_range < _LOW_GREY_RANGE
+        if look.facts.pixels.endswith(" 16 bit") and look.facts.grey_range < _LOW_GREY_RANGE
     )
     if dark:
         yield Finding(
@@ -149,7 +149,7 @@ def _pixels(looks: Sequence[Look]) -> Iterator[Finding]:
 
 
 def _counts(looks: Sequence[Look], false_alarm_rate: float) -> Iterator[Finding]:
-    n = len({look.image.digest for look in looks if look.sample.split == "train"})
+    n = len({look.facts.digest for look in looks if look.sample.split == "train"})
     good = sum(look.sample.split == "test" and not look.sample.label for look in looks)
     bad = sum(look.sample.split == "test" and look.sample.label for look in looks)
     if n < 2:

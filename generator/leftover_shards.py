@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from manifests.errors import OutputError, SetError
 from manifests.familiar import is_familiar, remember, shard_files
@@ -23,11 +23,14 @@ _NOT_PARSEABLE = "is truncated, damaged or not a shard"
 class Planned(Protocol):
     """A shard that is to be there: its file name and the digest of all that decides its bytes."""
 
-    name: str
-    digest: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
 
 
-IsWanted = Callable[[Planned, Shard], bool]
+AnyPlanned = TypeVar("AnyPlanned", bound=Planned)
+IsWanted = Callable[[AnyPlanned, Shard], bool]
 """Whether a finished shard of the plan is one that this run would make again."""
 
 
@@ -45,7 +48,11 @@ def lying_shards(folder: Path, *, kept: frozenset[str]) -> list[Path]:
 
 
 def finished_shards(
-    folder: Path, units: Sequence[Planned], paths: Iterable[Path], *, is_wanted: IsWanted | None
+    folder: Path,
+    units: Sequence[AnyPlanned],
+    paths: Iterable[Path],
+    *,
+    is_wanted: IsWanted[AnyPlanned] | None,
 ) -> tuple[dict[str, ShardEntry], dict[Path, SetError | None]]:
     """Sorts the shards that lie where those of a plan are to be.
 

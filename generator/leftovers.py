@@ -8,7 +8,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from generator.leftover_shards import IsWanted, Planned, finished_shards, lying_shards, remove
+from generator.leftover_shards import (
+    AnyPlanned,
+    IsWanted,
+    finished_shards,
+    lying_shards,
+    remove,
+)
 from generator.scan import Scan
 from manifests.atomic import output_error
 from manifests.errors import OutputError, SetError
@@ -138,12 +144,12 @@ def finished_set(
 
 def clear_and_resume(
     folder: Path,
-    units: Sequence[Planned],
+    units: Sequence[AnyPlanned],
     *,
     overwrite: bool,
     kept: frozenset[str] = frozenset(),
-    is_wanted: IsWanted | None = None,
-    check: Callable[[Sequence[Planned]], None] | None = None,
+    is_wanted: IsWanted[AnyPlanned] | None = None,
+    check: Callable[[Sequence[AnyPlanned]], None] | None = None,
 ) -> dict[str, ShardEntry]:
     """Removes leftovers and returns the finished shards of this very plan, by name.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 
 from manifests.errors import SetError
@@ -75,7 +76,7 @@ class MadeShard:
         return dump_json(asdict(self), indent=1)
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, path: object = None) -> MadeShard:
+    def from_bytes(cls, data: bytes, *, path: str | PathLike[str] | None = None) -> MadeShard:
         """From bytes that anybody may have written.
 
         Raises:

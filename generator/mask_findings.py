@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
 
-from generator.finding import Finding
+from generator.finding import Finding, Row
 from generator.image_facts import ImageFacts, Look, MaskFacts
 from manifests.datasets import Category
 from manifests.errors import CutswapError
@@ -31,7 +33,7 @@ def mask_findings(looks: Sequence[Look], category: Category) -> Iterator[Finding
     yield from _found(
         "mask-of-good",
         True,
-        [look for look in masked if not look.sample.label and look.mask.marked_frac > 0],
+        [look for look in masked if not look.sample.label and look.mask_facts.marked_frac > 0],
         category,
         "marks a defect on an image labelled good",
         "mark defects on images labelled good",
@@ -40,7 +42,7 @@ def mask_findings(looks: Sequence[Look], category: Category) -> Iterator[Finding
     yield from _found(
         "mask-empty",
         False,
-        [look for look in bad if look.mask.marked_frac == 0],
+        [look for look in bad if look.mask_facts.marked_frac == 0],
         category,
         "of a defective image marks nothing",
         "of defective images mark nothing",
@@ -49,7 +51,7 @@ def mask_findings(looks: Sequence[Look], category: Category) -> Iterator[Finding
     yield from _found(
         "mask-large",
         False,
-        [look for look in bad if look.mask.marked_frac > _LARGE_FRAC],
+        [look for look in bad if look.mask_facts.marked_frac > _LARGE_FRAC],
         category,
         "marks more than half of its image",
         "mark more than half of their images",
@@ -58,7 +60,7 @@ def mask_findings(looks: Sequence[Look], category: Category) -> Iterator[Finding
     yield from _found(
         "mask-not-binary",
         False,
-        [look for look in masked if look.mask.values > 2],
+        [look for look in masked if look.mask_facts.values > 2],
         category,
         "has more than two values",
         "have more than two values",
@@ -82,9 +84,9 @@ def _found(
         yield Finding(kind, spoils, title, advice, tuple(_row(look, category) for look in looks))
 
 
-def _row(look: Look, category: Category) -> tuple[str, dict[str, object]]:
-    mask, image = look.mask, look.image
-    name = look.sample.mask.relative_to(category.root).as_posix()
+def _row(look: Look, category: Category) -> Row:
+    mask, image = look.mask_facts, look.image
+    name = cast(Path, look.sample.mask).relative_to(category.root).as_posix()
     text = f"{name}: {mask.height} x {mask.width} px"
     fields: dict[str, object] = {
         "source": look.sample.source,
@@ -102,14 +104,14 @@ def _row(look: Look, category: Category) -> tuple[str, dict[str, object]]:
 
 
 def _is_of_another_size(look: Look) -> bool:
-    image, mask = look.image, look.mask
+    image, mask = look.image, look.mask_facts
     return isinstance(image, ImageFacts) and (
         (image.height, image.width) != (mask.height, mask.width)
     )
 
 
 def _unreadable(looks: Sequence[Look], category: Category) -> Iterator[Finding]:
-    rows = tuple(
+    rows: tuple[Row, ...] = tuple(
         (str(look.mask), {"source": look.sample.source, **look.mask.to_json()})
         for look in looks
         if isinstance(look.mask, CutswapError)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from generator.copied_shard import CopyUnit, plan_unit
-from generator.set_rows import NegativeRow, NormalRow, SetRows
+from generator.set_rows import NegativeRow, NormalRow, Place, SetRows
 from manifests.errors import SetError
 from manifests.schema import shard_name
 from manifests.shard_records import COUNT_LIMIT
@@ -42,10 +42,11 @@ class MergePlan:
         drawn: dict[str, list[tuple[SetRows, NegativeRow, int]]] = {}
         for one in self.negatives:
             drawn.setdefault(one[1].normal, []).append(one)
-        units = []
+        units: list[CopyUnit] = []
         for start in range(0, len(self.normals), shard_images):
             part = slice(start, start + shard_images)
-            normals, negatives = [], []
+            normals: list[tuple[tuple[SetRows, Place], tuple[SetRows, Place] | None]] = []
+            negatives: list[tuple[SetRows, Place, int, int]] = []
             for (rows, normal), maps in zip(self.normals[part], self.maps[part], strict=True):
                 place = None if maps is None else (maps[0], maps[1].place)
                 own = sorted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,8 @@ NO_LEVEL = -1
 def policy_of(name: str, config: BuildConfig) -> Policy:
     """A policy with the options of `config` that it has."""
     chosen = {own: getattr(config, shared) for own, shared in POLICY_FIELDS[name].items()}
-    return POLICIES[name](CONFIGS[name](**chosen))
+    make: Callable[..., Policy] = POLICIES[name]
+    return make(CONFIGS[name](**chosen))
 
 
 def negatives_of_image(

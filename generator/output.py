@@ -65,7 +65,8 @@ class Output(Protocol):
         name: as it may be shown.
     """
 
-    name: Path | str
+    @property
+    def name(self) -> Path | str: ...
 
     def writing(self) -> AbstractContextManager[None]:
         """Keeps other runs out, where that can be done. Raises OutputError, ConfigError."""

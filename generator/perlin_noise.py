@@ -105,7 +105,7 @@ def _sampled(lattice: Lattice, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     def product(step_y: int, step_x: int) -> np.ndarray:
         """Of a corner's gradient and the way from there, (h, w)."""
         here = corner + (step_y * n_columns + step_x)
-        total = down.take(here)
+        total: np.ndarray = down.take(here)
         total *= y - np.float32(step_y)
         part = across.take(here)
         part *= x - np.float32(step_x)
@@ -155,4 +155,5 @@ def _extremes(down: np.ndarray, across: np.ndarray) -> tuple[tuple, tuple]:
 
 
 def _fade(t: np.ndarray) -> np.ndarray:
-    return t * t * t * (t * (t * np.float32(6) - np.float32(15)) + np.float32(10))
+    faded: np.ndarray = t * t * t * (t * (t * np.float32(6) - np.float32(15)) + np.float32(10))
+    return faded

@@ -316,6 +316,7 @@ def _recipe(
 ) -> dict:
     """The manifest's recipe; loads the network where it is needed, if only for its digest."""
     levels: tuple[int, ...] = ()
+    known: tuple[int, ...]
     digest = None
     if config.needs_saliency:
         is_embedded = config.network == EMBEDDED and weights is None
@@ -333,7 +334,9 @@ def _recipe(
                 hint="change --levels or --network",
             )
     recipe = config.recipe(
-        levels=levels, network_digest=digest, textures=textures and textures.recipe()
+        levels=levels,
+        network_digest=digest,
+        textures=None if textures is None else textures.recipe(),
     )
     return recipe | {"format": category.format, "split_rule": category.split_rule}
 

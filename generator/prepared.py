@@ -62,8 +62,9 @@ def with_canvases(
         textures: what the units' donors are chosen from; None for donors that need no folder.
     """
     for unit in units:
-        found = [kept.pop(image.digest, None) for image in unit.images]
-        whole = None if any(canvas is None for canvas in found) else tuple(found)
+        popped = [kept.pop(image.digest, None) for image in unit.images]
+        found = tuple(canvas for canvas in popped if canvas is not None)
+        whole = found if len(found) == len(popped) else None
         yield PreparedUnit(unit, stored[unit.name], whole, texture_pool(textures, unit, config))
 
 

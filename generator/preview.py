@@ -80,7 +80,7 @@ def preview_sheet(
         negatives[place], row_of[place] = one, j
     maps = {level: negative_set.saliency(i, level) for level in negative_set.levels}
     blocks = _blocks(negative_set) or [_Block((), (), frozenset(), None)]
-    parts = []
+    parts: list[np.ndarray] = []
     for block in blocks:
         rows: list[list[Tile | None]] = []
         cut = {

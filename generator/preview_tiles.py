@@ -112,7 +112,7 @@ def anchor_tile(
         dark = image * np.float32(_OUTSIDE_BRIGHTNESS)
         image = np.where(region[..., None], marked, dark).astype(np.uint8)
     shown = fit_tile(image, tile_px)
-    anchors = [tuple(map(int, box)) for box in negative.anchors if min(box[2], box[3]) > 0]
+    anchors = [(int(y), int(x), int(h), int(w)) for y, x, h, w in negative.anchors if min(h, w) > 0]
     scaled = [_scaled(box, image.shape, shown.shape) for box in anchors]
     colours = [colour] * len(scaled)
     lines = [region_name, f"{anchors[0][2]}×{anchors[0][3]} px" if anchors else "no anchors"]

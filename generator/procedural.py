@@ -59,7 +59,8 @@ def _coloured(rng: np.random.Generator, pattern: np.ndarray, *, is_grey: bool) -
     place = np.linspace(0, 255, N_COLOURS)
     table = np.stack([np.interp(np.arange(256), place, stops[:, c]) for c in range(3)], axis=1)
     values = np.floor(np.clip(pattern, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return np.floor(table + 0.5).astype(np.uint8)[values]
+    coloured: np.ndarray = np.floor(table + 0.5).astype(np.uint8)[values]
+    return coloured
 
 
 def _turbulence(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -84,7 +85,8 @@ def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two waves across each other, with sharp or rounded corners."""
     angle = int(rng.integers(STEPS // 2))
     one, other = (_waves(rng, height, width, turned) for turned in (angle, angle + STEPS // 4))
-    return np.float32(0.5) + np.float32(rng.uniform(1, 8)) * _sine(one) * _sine(other)
+    checks: np.ndarray = np.float32(0.5) + np.float32(rng.uniform(1, 8)) * _sine(one) * _sine(other)
+    return checks
 
 
 def _cells(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -123,12 +125,14 @@ def _waves(rng: np.random.Generator, height: int, width: int, angle: int) -> np.
     per_px = np.float32(STEPS * rng.uniform(3, 24) / min(height, width))
     y = np.arange(height, dtype=np.float32)[:, None] * (per_px * _SINE[angle % STEPS])
     x = np.arange(width, dtype=np.float32)[None, :] * (per_px * _SINE[(angle + STEPS // 4) % STEPS])
-    return y + x + np.float32(rng.uniform(0, STEPS))
+    waves: np.ndarray = y + x + np.float32(rng.uniform(0, STEPS))
+    return waves
 
 
 def _sine(phase: np.ndarray) -> np.ndarray:
     """Sine of a phase in steps of a turn, by the last whole step."""
-    return _SINE[np.floor(phase).astype(np.int64) % STEPS]
+    sine: np.ndarray = _SINE[np.floor(phase).astype(np.int64) % STEPS]
+    return sine
 
 
 KINDS: dict[str, Kind] = {

@@ -79,7 +79,7 @@ def rearrange(
             )
             manifest = planned.manifest(made.entries)
             set_digest = publish(folder, manifest)
-        else:
+        elif finished is not None:
             manifest, set_digest = finished
             settle(folder)
     return Rearranged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,8 @@ class Regions:
         Raises:
             SetError: the recipe's clusters or regions are malformed.
         """
-        clusters, regions = recipe.get("clusters"), recipe.get("regions")
+        clusters: Any = recipe.get("clusters")
+        regions: Any = recipe.get("regions")
         is_merged = "parts" in recipe
         if clusters is None or (is_merged and (regions is None or recipe.get("seed") is None)):
             return None

@@ -140,7 +140,8 @@ def quantise(map: np.ndarray) -> np.ndarray:
         raise ValueError("a saliency map must be finite")
     if high - low <= FLAT_RANGE * max(abs(low), abs(high)):
         return np.zeros(map.shape, np.uint8)
-    return np.floor((values - low) * (255.0 / (high - low)) + 0.5).astype(np.uint8)
+    grey: np.ndarray = np.floor((values - low) * (255.0 / (high - low)) + 0.5)
+    return grey.astype(np.uint8)
 
 
 def upsample(map: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -186,7 +187,14 @@ def _tapped(module: torch.nn.Module, paths: Mapping[int, str]) -> Iterator[dict[
     try:
         for level, path in paths.items():
 
-            def hook(_module, _inputs, output, *, level=level, path=path):
+            def hook(
+                _module: object,
+                _inputs: object,
+                output: object,
+                *,
+                level: int = level,
+                path: str = path,
+            ) -> torch.Tensor:
                 return record(level, path, output)
 
             handles.append(module.get_submodule(path).register_forward_hook(hook))

@@ -49,7 +49,7 @@ def combined_saliency(
     if not maps or (view == "level" and len(maps) > 1) or view not in ("level", "mean", "max"):
         raise ValueError(f"no view {view!r} of {len(maps)} maps")
     y, x, h, w = valid_box
-    shown = np.s_[y : y + h, x : x + w]
+    shown: tuple[slice | np.ndarray, ...] = np.s_[y : y + h, x : x + w]
     if roi is not None:
         shown = np.nonzero(roi)
     enlarged = [upsample(one, height, width)[shown] for one in maps]

@@ -69,9 +69,9 @@ def _apply_dent(defect: Dent, surface: Surface) -> Surface:
 def _apply_smear(defect: Smear, surface: Surface) -> Surface:
     rng = np.random.Generator(np.random.PCG64(defect.texture_seed))
     q = _ellipse(surface, defect.x, defect.y, defect.half_axes, defect.turn)
-    small = rng.standard_normal((48, 48), dtype=np.float32)
+    small: np.ndarray = rng.standard_normal((48, 48), dtype=np.float32)
     small = cv2.GaussianBlur(small, (0, 0), sigmaX=3.0, sigmaY=1.0)
-    small /= small.std()
+    small = small / small.std()
     # Streaks along the wiping direction, read in the ellipse's own axes.
     dx, dy = surface.x - np.float32(defect.x), surface.y - np.float32(defect.y)
     along = (math.cos(defect.turn) * dx + math.sin(defect.turn) * dy) / defect.half_axes[0]
@@ -144,7 +144,8 @@ def _stroke_profile(stroke: Stroke, scene: Scene, shape: tuple[int, int]) -> np.
     sigma = max(0.45 * stroke.width * scene.unit_px * SUPERSAMPLE, 0.4)
     profile = cv2.GaussianBlur(canvas.astype(np.float32), (0, 0), sigma)
     # A line of one pixel, blurred, peaks at 1 / (sigma * sqrt(2 pi)) of its brightness.
-    return np.minimum(profile * (sigma * math.sqrt(2 * math.pi) / 255.0), 1.0)
+    bright: np.ndarray = profile * (sigma * math.sqrt(2 * math.pi) / 255.0)
+    return bright.clip(max=1.0)
 
 
 def _ellipse(

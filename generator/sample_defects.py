@@ -205,7 +205,7 @@ def _draw_position(
     for _ in range(_EDGE_TRIES):
         x, y = float(rng.uniform(-100, 100)), float(rng.uniform(-72, 72))
         radius = math.hypot(x, y)
-        is_on_top = float(plate_distance(np.float64(x), np.float64(y))) < -margin
+        is_on_top = float(plate_distance(np.asarray(x), np.asarray(y))) < -margin
         is_clear = all(math.hypot(x - cx, y - cy) > 12.5 + 0.5 * margin for cx, cy in SCREWS)
         is_there = is_on_boss is None or is_on_boss == (radius < BOSS_RADIUS - 4)
         if is_on_top and is_clear and is_there and radius > BORE_RADIUS + margin:

@@ -94,8 +94,9 @@ def plate_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     qy = np.abs(y) - (PLATE_HALF_HEIGHT - 17.0)
     box = _length(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0) - 17.0
     disc = _length(x, y) - DISC_RADIUS
-    share = np.clip(0.5 + 0.5 * (box - disc) / 16.0, 0, 1)
-    return box * (1 - share) + disc * share - 16.0 * share * (1 - share)
+    share: np.ndarray = np.clip(0.5 + 0.5 * (box - disc) / 16.0, 0, 1)
+    joined: np.ndarray = box * (1 - share) + disc * share - 16.0 * share * (1 - share)
+    return joined
 
 
 def build_surface(
@@ -200,12 +201,13 @@ def chip_depth(chip: Chip, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Depth of each point inside a chip's ragged outline, in design units (negative outside)."""
     dx, dy = x - chip.x, y - chip.y
     angle = np.arctan2(dy, dx)
-    ragged = (
+    ragged: np.ndarray = (
         0.16 * np.sin(3 * angle + chip.phase)
         + 0.11 * np.sin(5 * angle + 2.3 * chip.phase)
         + 0.06 * np.sin(11 * angle + 4.1 * chip.phase)
     )
-    return chip.radius * (1 + ragged) - _length(dx, dy)
+    inside: np.ndarray = chip.radius * (1 + ragged) - _length(dx, dy)
+    return inside
 
 
 def _add_counterbore(layers: _Layers, dx: np.ndarray, dy: np.ndarray) -> None:
@@ -263,7 +265,8 @@ def _add_break(layers: _Layers, depth: np.ndarray, facets: np.ndarray, *, deepes
 
 def _length(dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """Euclidean length; NumPy's hypot guards against overflow and costs five times as much."""
-    return np.sqrt(dx * dx + dy * dy)
+    length: np.ndarray = np.sqrt(dx * dx + dy * dy)
+    return length
 
 
 def _ramp(value: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -42,7 +42,7 @@ class Scene:
     vignette: float
     blur_units: float
     white_balance: tuple[float, float, float]
-    screw_turns_deg: tuple[float, float, float, float]
+    screw_turns_deg: tuple[float, ...]
     brushing_deg: float
     texture_seed: int
 
@@ -70,7 +70,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
         vignette=float(rng.uniform(0.10, 0.20)),
         blur_units=float(rng.uniform(0.50, 0.62)),
         white_balance=(float(rng.normal(1.0, 0.012)), 1.0, float(rng.normal(1.0, 0.012))),
-        screw_turns_deg=tuple(float(a) for a in rng.uniform(0.0, 60.0, 4)),  # type: ignore[arg-type]
+        screw_turns_deg=tuple(float(a) for a in rng.uniform(0.0, 60.0, 4)),
         brushing_deg=float(rng.normal(0.0, 1.5)),
         texture_seed=int(rng.integers(2**63)),
     )
@@ -103,7 +103,7 @@ def part_coordinates(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 def grid_window(scene: Scene, x: float, y: float, half: float) -> tuple[slice, slice]:
     """Row and column range of the grid that holds all pixels within `half` units of a point."""
-    col, row = grid_position(scene, np.float64(x), np.float64(y))
+    col, row = grid_position(scene, np.asarray(x), np.asarray(y))
     reach = half * scene.unit_px * SUPERSAMPLE
     return (
         slice(max(0, math.floor(row - reach)), max(0, math.ceil(row + reach))),

@@ -52,7 +52,8 @@ def expose(picture: np.ndarray, rng: np.random.Generator, *, gain: float = 1.0) 
     grain = 0.8 * rng.standard_normal((height, width, 1), dtype=np.float32)
     grain = grain + 0.6 * rng.standard_normal((height, width, 3), dtype=np.float32)
     deviation = np.sqrt(_READ_NOISE**2 + _SHOT_NOISE * picture) * np.float32(gain)
-    return np.clip(np.rint(picture + deviation * grain), 0, 255).astype(np.uint8)
+    noisy: np.ndarray = np.rint(picture + deviation * grain)
+    return noisy.clip(0, 255).astype(np.uint8)
 
 
 def _lamp_directions(
@@ -111,8 +112,9 @@ def _shade_metal(
     matte = 0.26 * ceiling + 0.34 * facing * lit * (1 + 0.05 * surface.streak)
     polished = 0.80 * glint * surface.finish * lit * np.minimum(occlusion * 1.15, 1)
     bright = surface.gloss * (0.75 * shine * lit + 0.05 * np.maximum(ceiling, 0))
-    out = surface.albedo * (matte + polished)[..., None]
-    return out + bright[..., None]
+    out: np.ndarray = surface.albedo * (matte + polished)[..., None]
+    out = out + bright[..., None]
+    return out
 
 
 def _shade_belt(
@@ -128,7 +130,8 @@ def _shade_belt(
     nx, ny, nz = _normals(surface.belt_height, spacing)
     facing = np.maximum(nx * lx + ny * ly + nz * lz, 0)
     light = 0.35 * np.float32(scene.ambient) * occlusion + 1.15 * facing * (1 - 0.88 * shadow)
-    return surface.belt_albedo * light[..., None]
+    shaded: np.ndarray = surface.belt_albedo * light[..., None]
+    return shaded
 
 
 def _shadow_and_occlusion(
@@ -147,7 +150,9 @@ def _shadow_and_occlusion(
     step_px = 1.6 * scene.unit_px
     for step in range(1, 11):
         way = step * step_px
-        move = np.float32([[1, 0, -way * math.cos(azimuth)], [0, 1, -way * math.sin(azimuth)]])
+        move = np.array(
+            [[1, 0, -way * math.cos(azimuth)], [0, 1, -way * math.sin(azimuth)]], np.float32
+        )
         occluder = cv2.warpAffine(
             top, move, coarse, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
@@ -175,4 +180,5 @@ def _tone(radiance: np.ndarray) -> np.ndarray:
     """A camera's tone curve: gamma 1.8 with a soft shoulder, (H, W, 3) float32 in [0, 255]."""
     value = np.maximum(radiance, 0) * np.float32(1.5)
     value = value / (1 + 0.28 * value)  # highlights roll off instead of clipping
-    return np.clip(255.0 * value ** np.float32(1 / 1.8), 0, 255).astype(np.float32)
+    toned: np.ndarray = 255.0 * value ** np.float32(1 / 1.8)
+    return toned.clip(0, 255).astype(np.float32)

@@ -26,7 +26,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], sigma_px: flo
     """
     stride = max(1, int(sigma_px / 2))
     small = (-(-shape[0] // stride) + 1, -(-shape[1] // stride) + 1)
-    noise = rng.standard_normal(small, dtype=np.float32)
+    noise: np.ndarray = rng.standard_normal(small, dtype=np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), max(sigma_px / stride, 0.3))
     noise = (noise - noise.mean()) / max(float(noise.std()), 1e-6)
     if stride > 1:
@@ -44,7 +44,7 @@ def brushed(
         math.sin(math.radians(scene.brushing_deg)),
     )
     along, across = cos * x + sin * y, -sin * x + cos * y
-    fine = rng.standard_normal((512, 256), dtype=np.float32)
+    fine: np.ndarray = rng.standard_normal((512, 256), dtype=np.float32)
     fine = cv2.blur(cv2.blur(fine, (41, 1), borderType=cv2.BORDER_REFLECT), (15, 1))
     broad = cv2.GaussianBlur(
         rng.standard_normal((512, 256), dtype=np.float32), (0, 0), sigmaX=30.0, sigmaY=3.0
@@ -57,9 +57,9 @@ def turned_rings(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray, radius: np.ndarray
 ) -> np.ndarray:
     """Turning marks: concentric grooves of one feed, uneven along the circle."""
-    rings = rng.standard_normal((256, 512), dtype=np.float32)
+    rings: np.ndarray = rng.standard_normal((256, 512), dtype=np.float32)
     rings = cv2.blur(rings, (121, 1), borderType=cv2.BORDER_REFLECT)
-    rings /= rings.std()
+    rings = rings / rings.std()
     feed = np.sin(np.arange(256, dtype=np.float32) * (2 * math.pi / 7.0) + rng.uniform(0, 6.28))
     texture = 0.85 * rings + 0.5 * feed[:, None]
     # Mirrored in the angle, so that the texture closes around the circle without a seam.

@@ -42,17 +42,17 @@ from manifests.terminal import counted
 @common.quiet_option
 @common.domain_errors
 def merge(
-    paths,
-    out,
-    renumber,
-    drop_saliency,
-    store,
-    shard_images,
-    categories,
-    jobs,
-    overwrite,
-    as_json,
-    quiet,
+    paths: tuple[Path | str, ...],
+    out: Path,
+    renumber: bool,
+    drop_saliency: bool,
+    store: str | None,
+    shard_images: int | None,
+    categories: tuple[str, ...],
+    jobs: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Join sets of the same category: their images, kinds of negatives, and repeats.
 
@@ -108,7 +108,18 @@ def merge(
 @common.quiet_option
 @common.domain_errors
 def subset(
-    path, out, images, policies, levels, fraction, seed, categories, jobs, overwrite, as_json, quiet
+    path: Path | str,
+    out: Path,
+    images: tuple[str, ...],
+    policies: tuple[str, ...] | None,
+    levels: tuple[int, ...] | None,
+    fraction: float | None,
+    seed: int,
+    categories: tuple[str, ...],
+    jobs: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write part of SET as a set of its own: some images, some of their negatives.
 
@@ -150,7 +161,7 @@ def subset(
 @common.category_option
 @common.json_option
 @common.domain_errors
-def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
+def diff(a: Path | str, b: Path | str, categories: tuple[str, ...], as_json: bool) -> None:
     """Say what differs between two sets: recipe, images, edits, pixels.
 
     The first is called A, the second B. How a set is cut into shards and stored is no difference.
@@ -197,7 +208,17 @@ def diff(a: Path | str, b: Path | str, categories, as_json: bool) -> None:
 @common.json_option
 @common.quiet_option
 @common.domain_errors
-def export(path, out, to, policies, categories, jobs, overwrite, as_json, quiet) -> None:
+def export(
+    path: Path | str,
+    out: Path,
+    to: str,
+    policies: tuple[str, ...] | None,
+    categories: tuple[str, ...],
+    jobs: int | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Write a negative set as PNG files, for tools that read folders.
 
     Beside the images lie a table of what each negative was made from, and the licence.

@@ -253,13 +253,16 @@ def _add(
     draw = (image.digest, record.policy, record.level, record.repeat)
     number = drawn[draw]
     drawn[draw] += 1
-    is_digested = not isinstance(record, NegativeRecord)
+    if isinstance(record, NegativeRecord):
+        edits = bytes_digest(canonical(record.edits))
+    else:
+        edits = record.edits_digest
     negatives[(*draw, number)] = Negative(
         source=image.source,
         policy=record.policy,
         level=record.level,
         repeat=record.repeat,
-        edits=record.edits_digest if is_digested else bytes_digest(canonical(record.edits)),
+        edits=edits,
         anchors=tuple(tuple(box) for box in np.asarray(record.anchors).tolist()),
         fallback=record.fallback,
         rejections=record.rejections,

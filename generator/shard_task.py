@@ -110,7 +110,7 @@ def worker_name() -> str:
     distributed = sys.modules.get("distributed")
     if distributed is not None:
         try:
-            return distributed.get_worker().address
+            return str(distributed.get_worker().address)
         except ValueError:  # this is none of its threads
             pass
     return f"{socket.gethostname()}:{os.getpid()}"

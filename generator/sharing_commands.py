@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,7 +38,14 @@ RECIPE_SUFFIX = ".recipe"
 @click.option("--overwrite", is_flag=True, help="Replace another recipe of that name.")
 @common.json_option
 @common.domain_errors
-def export_recipe(path, output: Path, categories, with_donors, overwrite, as_json: bool) -> None:
+def export_recipe(
+    path: Path | str,
+    output: Path,
+    categories: tuple[str, ...],
+    with_donors: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Write the recipe of SET: all of it but the pixels.
 
     That is about one KB per image, more with perlin kinds. Whoever has the same images renders the
@@ -48,7 +57,7 @@ def export_recipe(path, output: Path, categories, with_donors, overwrite, as_jso
     """
     from generator.describe_recipe import describe_export, export_json
     from manifests.negative_set import NegativeSet
-    from manifests.recipe import write_recipe
+    from manifests.recipe import RecipeSummary, write_recipe
 
     folders = common.sets_at(path, categories)
     is_file = output.suffix == RECIPE_SUFFIX
@@ -62,7 +71,7 @@ def export_recipe(path, output: Path, categories, with_donors, overwrite, as_jso
             hint="change -o",
         )
 
-    def written():
+    def written() -> Iterator[tuple[Path, RecipeSummary]]:
         for folder in folders:
             with NegativeSet.open(folder) as one:
                 target = output if is_file else output / f"{one.manifest.category}{RECIPE_SUFFIX}"
@@ -133,7 +142,7 @@ def _check_recipe_file(output: Path, folders: list[Path]) -> None:
 @common.json_option
 @common.quiet_option
 @common.domain_errors
-def replay(files: tuple[Path, ...], **options) -> None:
+def replay(files: tuple[Path, ...], **options: Any) -> None:
     """Render the sets of recipe FILEs from your own images, bit for bit.
 
     No network is used and no saliency computed. Images are known by their SHA-256, also where they
@@ -202,7 +211,16 @@ def dump_recipe(path: Path) -> None:
 @common.json_option
 @common.quiet_option
 @common.domain_errors
-def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quiet) -> None:
+def push(
+    path: Path,
+    url: str,
+    categories: tuple[str, ...],
+    check: bool,
+    jobs: int,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Put a negative set behind URL (s3://, file://, whatever fsspec can write).
 
     The files of SET go directly below URL; those of a root with several sets into one folder per
@@ -212,17 +230,17 @@ def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quie
     cutswap-gen push shards/bottle s3://bucket/sets/bottle
     cutswap-gen push shards s3://bucket/sets
     """
-    from manifests.remote import is_url, push_set
+    from manifests.remote import PushSummary, is_url, push_set
     from manifests.set_folders import find_sets
     from manifests.url import below
 
     if not is_url(url):
         raise ConfigError("is no URL", path=url, hint="write file:///full/path for a folder")
 
-    def words(summary) -> list[str]:
-        sent, present = summary.sent_shards, summary.present_shards
+    def words(summary: PushSummary) -> list[str]:
+        present = summary.present_shards
         there = f"{present} {'was' if present == 1 else 'were'} there"
-        sent = f"{counted(sent, 'shard')} sent, {there}"
+        sent = f"{counted(summary.sent_shards, 'shard')} sent, {there}"
         return [f"{summary.url}: {sent}", f"  set digest {summary.set_digest}"]
 
     summaries = (
@@ -255,7 +273,16 @@ def push(path: Path, url: str, categories, check, jobs, overwrite, as_json, quie
 @common.json_option
 @common.quiet_option
 @common.domain_errors
-def pull(url: str, out: Path, categories, expect, jobs, overwrite, as_json, quiet) -> None:
+def pull(
+    url: str,
+    out: Path,
+    categories: tuple[str, ...],
+    expect: str | None,
+    jobs: int,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Fetch a negative set from URL (http://, s3://, hf://, whatever fsspec can read).
 
     URL is a set's folder, or a folder of several where the server lists them. Every shard is

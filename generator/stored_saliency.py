@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
@@ -42,7 +43,8 @@ _SHAPING = {
 class StoredMaps(Protocol):
     """The saliency maps of one shard's images, and what they were made with."""
 
-    environment: dict[str, str]
+    @property
+    def environment(self) -> dict[str, str]: ...
 
     def maps(self, digests: Sequence[str], levels: Sequence[int]) -> dict[int, np.ndarray]: ...
 
@@ -102,7 +104,7 @@ class StoredSaliency:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: Path, category: str) -> StoredSaliency:
+    def open(cls, path: str | PathLike[str], category: str) -> StoredSaliency:
         """The set of a category: `path` itself, or the folder of that name in it.
 
         Raises:

@@ -195,11 +195,11 @@ def _chosen(rows: SetRows, selection: _Selection) -> tuple[list[NormalRow], list
         and (not selection.levels or row.level in (-1, *selection.levels))
     ]
     if not negatives and (selection.policies or selection.levels):
-        there = sorted({(row.policy, row.level) for row in rows.negatives if row.normal in kept})
+        pairs = sorted({(row.policy, row.level) for row in rows.negatives if row.normal in kept})
         raise ConfigError(
             "no negatives are of these policies and levels at once",
             path=rows.folder,
-            expected=", ".join(f"{policy} {level}" for policy, level in there) or "none at all",
+            expected=", ".join(f"{policy} {level}" for policy, level in pairs) or "none at all",
             hint="change --policies or --levels",
         )
     return normals, negatives
@@ -229,7 +229,7 @@ def _units(
     drawn: dict[int, list[NegativeRow]] = {}
     for negative in negatives:
         drawn.setdefault(negative.place[0], []).append(negative)
-    units = []
+    units: list[CopyUnit] = []
     for number, kept in sorted(own.items()):
         new_row = {row.digest: i for i, row in enumerate(kept)}
         units.append(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from manifests.errors import WorkerError
 
@@ -46,14 +46,14 @@ def in_threads(
         close_quietly(results)
 
 
-def close_quietly(results: Iterator) -> None:
+def close_quietly(results: Generator) -> None:
     """Ends a `joblib.Parallel` before its time without a word of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results.close()
 
 
-class _Gate:
+class _Gate(Generic[Item, Result]):
     """A `make` that can be shut, and then waits until all who are at work are done."""
 
     def __init__(self, make: Callable[[Item], Result]) -> None:

@@ -55,7 +55,7 @@ class Unit:
 def plan_units(images: Sequence[ScannedImage], recipe: dict, shard_images: int) -> list[Unit]:
     """Cuts the sorted images into shards."""
     recipe_bytes = json.dumps(recipe, sort_keys=True).encode()
-    units = []
+    units: list[Unit] = []
     for start in range(0, len(images), shard_images):
         part = tuple(images[start : start + shard_images])
         hasher = hashlib.sha256(recipe_bytes)
@@ -82,7 +82,8 @@ def cached_network(name: str, weights: str | None, device: str) -> Network:
         with _loading:  # building one borrows the global random state
             _own.network = folded_network(load_network(name, weights=weights, device=device))
         _own.key = key
-    return _own.network
+    network: Network = _own.network
+    return network
 
 
 def build_unit(
@@ -125,7 +126,7 @@ def build_unit(
     policies = {name: policy_of(name, config) for name in config.policies}
     # All of them, as any may be a donor of any other. The shard is written from memory anyway.
     loaded = canvases or [
-        load_again(image, config, data=files and files[row], max_pixels=max_pixels)
+        load_again(image, config, data=None if files is None else files[row], max_pixels=max_pixels)
         for row, image in enumerate(unit.images)
     ]
     donors: tuple[Donor, ...] = ()

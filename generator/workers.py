@@ -10,12 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from manifests.errors import WorkerError
 
@@ -108,14 +108,25 @@ def _import(tied: _Tied) -> None:
     _end_with(tied.parent)
 
 
-def _executor(workers: int) -> Executor:
+class _Executor(Protocol):
+    """What of loky's executors is used."""
+
+    def submit(self, call: Callable[..., Result], /, *items: object) -> Future[Result]: ...
+
+    def shutdown(self, wait: bool = True, kill_workers: bool = False) -> None: ...
+
+
+def _executor(workers: int) -> _Executor:
     # joblib's kind of executor, not loky's plain one: a later joblib.Parallel may take it over.
     from joblib.executor import get_memmapping_executor
 
     # Workers that are still starting cannot be made fewer without a warning.
     wait(_importing)
     _importing.clear()
-    return _apart(lambda: get_memmapping_executor(workers, timeout=_IDLE_S, env=_ONE_THREAD))
+    executor: _Executor = _apart(
+        lambda: get_memmapping_executor(workers, timeout=_IDLE_S, env=_ONE_THREAD)
+    )
+    return executor
 
 
 def _wait_until_sent(sent: Iterable[Future]) -> None:
@@ -137,10 +148,13 @@ def _results(
 ) -> Iterator[Result]:
     """Sends items ahead to the `others`; `sent` holds those whose results are still to come."""
 
+    def send_one(item: Item) -> None:
+        sent.append(submit(item))
+
     def send(at_once: int) -> None:
         for item in islice(coming, max(0, at_once - len(sent))):
             # Any of them may be the one that starts the workers, or a new one.
-            _apart(lambda item=item: sent.append(submit(item)))
+            _apart(partial(send_one, item))
 
     mine: list[Item] = []
     while True:
@@ -149,7 +163,7 @@ def _results(
         if own is not None and not mine:
             mine = list(islice(coming, 1))
         send(others * _SENT_PER_WORKER)
-        if mine and not any(future.done() for future in sent):
+        if own is not None and mine and not any(future.done() for future in sent):
             # One item at a time, for the workers are not to run out of theirs meanwhile.
             yield own(mine.pop())
             continue
@@ -184,7 +198,7 @@ def _starter() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1)
 
 
-class _Tied:
+class _Tied(Generic[Item, Result]):
     """A `make` for worker processes, which end when the process that asked them has ended.
 
     A worker that lives on after a kill would go on writing into a folder that nobody holds any

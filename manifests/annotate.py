@@ -142,7 +142,8 @@ def boxes(
 
 def difference(a: np.ndarray, b: np.ndarray, *, gain: float = 1.0) -> np.ndarray:
     """|a - b| times `gain`, clipped to 255, per channel; all arrays (H, W, 3) uint8."""
-    return np.clip(cv2.absdiff(a, b) * np.float32(gain) + 0.5, 0, 255).astype(np.uint8)
+    gained: np.ndarray = cv2.absdiff(a, b) * np.float32(gain) + 0.5
+    return gained.clip(0, 255).astype(np.uint8)
 
 
 def mask_image(mask: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -37,11 +37,12 @@ DATA_FORMATS = (
 )
 WHOLE = "whole and unchanged"
 Answer = TypeVar("Answer")
+Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTION_COLUMN = 30
 _NO_SECTIONS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
-def out_option(help_text: str, **settings):
+def out_option(help_text: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(
         "--out", type=click.Path(path_type=Path, file_okay=False), help=help_text, **settings
     )
@@ -87,7 +88,7 @@ expect_option = click.option(
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
-def megapixel_option(function):
+def megapixel_option(function: Command) -> Command:
     return click.option(
         "--max-megapixels",
         type=click.FloatRange(min=0, min_open=True),
@@ -102,13 +103,13 @@ def apply_preset(
 ) -> None:
     """Puts a preset's values into `options`, except where the user typed one."""
     name = options["preset"]
-    for option, value in presets[name].items() if name else ():
+    for option, value in presets[str(name)].items() if name else ():
         source = context.get_parameter_source(option)
         if source is not click.core.ParameterSource.COMMANDLINE:
             options[option] = value
 
 
-def chosen(folders: Sequence[Path], categories: Sequence[str], path: Path) -> list[Path]:
+def chosen(folders: Sequence[Path], categories: Sequence[str], path: Path | str) -> list[Path]:
     """The folders of the categories that `--category` names, in that order; all without it.
 
     Args:
@@ -133,11 +134,11 @@ def chosen(folders: Sequence[Path], categories: Sequence[str], path: Path) -> li
     return [named[name] for name in categories]
 
 
-def domain_errors(command: Callable) -> Callable:
+def domain_errors(command: Callable[..., Answer]) -> Callable[..., Answer]:
     """Turns domain errors into one line on stderr and the exit code that belongs to them."""
 
     @functools.wraps(command)
-    def run(*args, **options):
+    def run(*args: Any, **options: Any) -> Answer:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
@@ -274,12 +275,19 @@ def _list_errors(errors: Sequence[CutswapError], *, as_json: bool | None) -> Non
         say([f"  ... and {len(rows) - len(shown)} more ({way})"], err=True)
 
 
-def _show_warning(message, *_where: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     # Where in our code it was raised is of no use to a user.
     click.echo(printable(f"warning: {' '.join(str(message).split())}"), err=True)
 
 
-def _fail(error: CutswapError) -> None:
+def _fail(error: CutswapError) -> NoReturn:
     click.echo(printable(f"error: {error}"), err=True)
     raise SystemExit(2 if isinstance(error, ConfigError) else error.exit_code) from None
 
@@ -320,7 +328,9 @@ class SectionedGroup(click.Group):
         sections: heading -> names of commands, in order; all others follow.
     """
 
-    def __init__(self, *args, sections: Mapping[str, Sequence[str]] = _NO_SECTIONS, **settings):
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]] = _NO_SECTIONS, **settings: Any
+    ) -> None:
         super().__init__(*args, **settings)
         self.sections = sections
 
@@ -345,7 +355,9 @@ class SectionedCommand(click.Command):
         sections: heading -> names of parameters, in order; all others come first.
     """
 
-    def __init__(self, *args, sections: Mapping[str, Sequence[str]] = _NO_SECTIONS, **settings):
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Sequence[str]] = _NO_SECTIONS, **settings: Any
+    ) -> None:
         super().__init__(*args, **settings)
         self.sections = sections
 

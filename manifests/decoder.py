@@ -250,7 +250,7 @@ def _bits(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def _grey_16(image: ImageFile.ImageFile) -> np.ndarray:
-    values = np.asarray(image).astype(np.uint16)  # native byte order
+    values: np.ndarray = np.asarray(image).astype(np.uint16)  # native byte order
     if isinstance(image, TiffImageFile):
         # Pillow leaves 12-bit values in the low bits and white-is-zero files unturned.
         bits = int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])

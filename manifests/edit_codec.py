@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -88,7 +88,7 @@ def _checked(edits: Sequence[Edit]) -> Sequence[Edit]:
     return edits
 
 
-def _plain(edit: Edit, mask_form) -> dict:
+def _plain(edit: Edit, mask_form: Callable[[np.ndarray], dict]) -> dict:
     if isinstance(edit, Copy):
         colour = None
         if edit.colour is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from dataclasses import dataclass, field
+from typing import SupportsIndex, cast
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def _integer(value: object, name: str, low: int, high: int) -> int:
         raise EditError(f"{name} is not an integer", got=repr(value))
     else:
         try:
-            number = operator.index(value)  # type: ignore[arg-type]
+            number = operator.index(cast(SupportsIndex, value))
         except TypeError:
             raise EditError(f"{name} is not an integer", got=repr(value)[:80]) from None
     if not low <= number <= high:
@@ -110,7 +111,8 @@ class ColourShift:
         value = np.arange(256, dtype=np.int64)
         gain = np.asarray(self.gain_q8, dtype=np.int64)[:, None]
         offset = np.asarray(self.offset, dtype=np.int64)[:, None]
-        return np.clip((value * gain + 256 * offset + 128) >> 8, 0, 255).astype(np.uint8)
+        shifted: np.ndarray = (value * gain + 256 * offset + 128) >> 8
+        return shifted.clip(0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _is_upright(copy: Copy) -> bool:
 def _has_pixels(copy: Copy, height: int, width: int) -> bool:
     if _is_upright(copy):
         rows, columns = _clipped_box(copy.dst, height, width)
-        return rows.start < rows.stop and columns.start < columns.stop
+        return bool(rows.start < rows.stop and columns.start < columns.stop)
     return bool(_turned(copy, height, width)[2].any())
 
 
@@ -179,7 +179,7 @@ def _turned(
     left, right = max((centre_x - reach_x) // 2, 0), min((centre_x + reach_x) // 2 + 1, width)
     bottom, right = max(bottom, top), max(right, left)
     # Half the memory traffic where 32 bits suffice, which is every canvas of up to 4096 px a side.
-    kind = np.int32 if h + w <= 8192 and width <= 8192 else np.int64
+    kind: type[np.signedinteger] = np.int32 if h + w <= 8192 and width <= 8192 else np.int64
     u = (2 * np.arange(top, bottom, dtype=kind) - kind(centre_y))[:, None]
     v = (2 * np.arange(left, right, dtype=kind) - kind(centre_x))[None, :]
     i = (kind(c) * u + (kind(s) * v + kind(h << 16))) >> 17
@@ -234,7 +234,8 @@ def _seam_weights(side: int, feather_px: int) -> np.ndarray:
     """
     place = np.arange(side)
     distance = np.minimum(place, side - 1 - place)
-    return np.minimum((distance + 1) * 255 // (feather_px + 1), 255).astype(np.uint16)
+    weights: np.ndarray = np.minimum((distance + 1) * 255 // (feather_px + 1), 255)
+    return weights.astype(np.uint16)
 
 
 def _mixed(over: np.ndarray, under: np.ndarray, weight: np.ndarray | np.uint16) -> np.ndarray:

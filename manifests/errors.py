@@ -59,7 +59,7 @@ class CutswapError(Exception):
             "got": None if self.got is None else str(self.got),
         }
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process boundaries (joblib workers), so they must survive pickling whole.
         return (_rebuild, (type(self), dict(self.__dict__)))
 

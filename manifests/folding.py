@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from manifests.weights import Network
 
@@ -77,7 +77,7 @@ def _pairs(
     ran: list[tuple[str, torch.Tensor, torch.Tensor]] = []
     handles = []
 
-    def record(name: str):
+    def record(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         return lambda _module, inputs, output: ran.append((name, inputs[0], output))
 
     for name, part in module.named_modules():
@@ -108,14 +108,17 @@ def _fold(module: torch.nn.Module, conv_name: str, norm_name: str) -> None:
     import torch
     from torch import nn
 
-    conv, norm = module.get_submodule(conv_name), module.get_submodule(norm_name)
+    # What `_pairs` found.
+    conv = cast(nn.Conv2d, module.get_submodule(conv_name))
+    norm = cast(nn.BatchNorm2d, module.get_submodule(norm_name))
+    mean, variance = cast(tuple[torch.Tensor, ...], (norm.running_mean, norm.running_var))
     # In float64, so that only the result is rounded.
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (variance.double() + norm.eps).rsqrt()
     shift = torch.zeros_like(scale)
     if norm.weight is not None:
         scale, shift = scale * norm.weight.double(), norm.bias.double()
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    bias = (bias - norm.running_mean.double()) * scale + shift
+    bias = (bias - mean.double()) * scale + shift
     weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
     conv.weight = nn.Parameter(
         weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last),

@@ -71,7 +71,7 @@ class Geometry:
         return plain if self.roi is None else plain | {"roi": self.roi.to_json()}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> Geometry:
+    def from_json(cls, values: object) -> Geometry:
         """Inverse of `to_json`. Raises ConfigError on missing, unknown or unusable fields."""
         names = {"height", "width", "fit"}
         if not isinstance(values, Mapping) or set(values) - {"roi"} != names:
@@ -384,7 +384,8 @@ def _nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """The mask's value under the centre of every new pixel, in exact integer arithmetic."""
     rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
-    return mask[rows][:, columns]
+    nearest: np.ndarray = mask[rows][:, columns]
+    return nearest
 
 
 def _check_source(mask: np.ndarray, placement: Placement) -> None:

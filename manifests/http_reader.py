@@ -46,6 +46,7 @@ class HttpReader:
         self._end = end
         self.offset = offset
         self._error: Exception | None = None
+        self._first: bytes
         self._response, self._first = sync(fs.loop, self._begin)
 
     def __enter__(self) -> HttpReader:
@@ -65,7 +66,8 @@ class HttpReader:
             return data
         if self._response.status == _NOTHING_THERE:
             return b""
-        return self._sync(self._fs.loop, self._read, self._response, n)
+        more: bytes = self._sync(self._fs.loop, self._read, self._response, n)
+        return more
 
     async def _begin(self) -> tuple[Any, bytes]:
         # aiohttp drops what nobody has read yet when the connection is cut, so a cut early in the

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from functools import lru_cache
+from typing import cast
 
 from PIL import ImageFont
 
@@ -27,7 +28,8 @@ def font_of(height_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}", height_px)
     except OSError:  # distributions that package matplotlib without its fonts
-        return ImageFont.load_default(size=height_px)
+        # With a size, it is never the font without outlines.
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=height_px))
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

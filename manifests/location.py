@@ -137,6 +137,7 @@ class Location:
         Args:
             end: where the caller will stop reading, None where it does not know.
         """
+        reader: HttpReader | _FileReader
         with self._errors():
             if self.scheme in HTTP:
                 reader = HttpReader(self._fs, self._url, offset, end=end)
@@ -151,7 +152,8 @@ class Location:
         try:
             with self._errors():
                 self._fs.invalidate_cache()
-                return self._fs.info(self._path)["size"]
+                size: int | None = self._fs.info(self._path)["size"]
+                return size
         except RemoteError as error:
             if error.is_missing:
                 return None
@@ -270,7 +272,8 @@ class _FileReader:
             self._file.close()
 
     def read(self, n: int) -> bytes:
-        return self._file.read(n)
+        data: bytes = self._file.read(n)
+        return data
 
 
 class _Translated:

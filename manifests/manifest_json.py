@@ -6,6 +6,7 @@ it, and open tables are bounded before an object is made of them.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Annotated, Any
 
 import msgspec
@@ -74,7 +75,7 @@ _HEAD = msgspec.json.Decoder(_Head)
 _MANIFEST = msgspec.json.Decoder(_ManifestRow)
 
 
-def check_room(images: int, shards: int, *, path: object = None) -> None:
+def check_room(images: int, shards: int, *, path: str | PathLike[str] | None = None) -> None:
     """Refuses, before anything is made, a set whose manifest nobody would read.
 
     Raises:
@@ -106,7 +107,8 @@ def parse_manifest(data: bytes) -> tuple[dict[str, Any], _ManifestRow]:
         raise SetError("is too large", expected=f"{MAX_MANIFEST_BYTES} bytes", got=len(data))
     # First, so that a newer format is named as such and not by its first unknown field.
     head = load_typed(data, _HEAD, name="manifest")
-    require(head.schema_version is not UNSET, "schema_version is missing or malformed")
+    if head.schema_version is UNSET:
+        raise SetError("schema_version is missing or malformed")
     check_version(load_table(head.schema_version, name="schema_version", max_bytes=64))
     row = load_typed(data, _MANIFEST, name="manifest")
     fields = {name: getattr(row, name) for name in row.__struct_fields__}

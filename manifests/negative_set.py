@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ class NegativeSet:
         self._columns: dict[str, np.ndarray] | None = None
 
     @classmethod
-    def open(cls, path: Path | str, *, check: str = "quick") -> NegativeSet:
+    def open(cls, path: str | PathLike[str], *, check: str = "quick") -> NegativeSet:
         """Open one category's folder, or what lies behind a URL.
 
         Args:
@@ -313,7 +314,7 @@ class NegativeSet:
             raise problem
 
 
-def _starts(counts) -> np.ndarray:
+def _starts(counts: Iterable[int]) -> np.ndarray:
     return np.cumsum([0, *counts], dtype=np.int64)
 
 

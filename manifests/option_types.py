@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,9 @@ class SizeType(click.ParamType):
 
     name = "PX|HxW"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         parts = str(value).lower().split("x")
@@ -43,12 +46,12 @@ class BytesType(click.ParamType):
 
     name = "SIZE"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]*)", str(value).strip(), re.ASCII)
         unit = None if match is None else _UNITS.get(match[2].upper())
-        if unit is None:
+        if match is None or unit is None:
             self.fail(f"{value!r} is no size such as 500MB, 4GB or 4GiB", param, ctx)
         return int(Decimal(match[1]) * unit)
 
@@ -58,7 +61,9 @@ class LocationType(click.ParamType):
 
     name = "SET|URL"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
         from manifests.url import is_url
 
         return value if isinstance(value, Path) or is_url(value) else Path(value)
@@ -71,7 +76,7 @@ class OutputType(click.Path):
         super().__init__(path_type=Path, file_okay=False)
         self.name = "PATH|URL"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from manifests.url import is_url
 
         return value if is_url(value) else super().convert(value, param, ctx)
@@ -89,7 +94,7 @@ class LocalType(click.ParamType):
     def __init__(self, way_out: str) -> None:
         self.way_out = way_out
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         from manifests.url import is_url, redacted
 
         if is_url(value):
@@ -109,7 +114,7 @@ class FolderType(click.ParamType):
 
     name = "PATH"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         if not str(value):
             self.fail("the name of the folder is empty; name one, or leave this out", param, ctx)
         return Path(value)
@@ -123,7 +128,7 @@ class DigestType(click.ParamType):
 
     name = "DIGEST"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         digest = value.strip().lower()
         if re.fullmatch("[0-9a-f]{64}", digest) is None:
             got = f"{len(digest)} characters" if len(digest) != 64 else "others"
@@ -146,7 +151,9 @@ class RangeType(click.ParamType):
     def __init__(self, kind: type = float) -> None:
         self.kind = kind
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple:
         if isinstance(value, tuple):
             return value
         try:
@@ -165,7 +172,9 @@ class ListType(click.ParamType):
         self.kind = kind
         self.name = name
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple:
         if isinstance(value, tuple):
             return value
         try:

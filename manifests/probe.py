@@ -165,7 +165,8 @@ class _Child:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError, ValueError):
-                stream.close()
+                if stream is not None:
+                    stream.close()
 
     def problem(self, path: Path) -> SetError | None:
         """What is wrong with one file."""
@@ -184,7 +185,7 @@ class _Child:
         ):
             # The child may be no longer ours: nothing of what it says steers a terminal.
             what, expected, got, hint = (_printable(fields[name]) for name in _FIELDS)
-            return SetError(what, path=path, expected=expected, got=got, hint=hint)
+            return SetError(str(what), path=path, expected=expected, got=got, hint=hint)
         if time.monotonic() - started >= self.timeout_s:
             how = f"took more than {self.timeout_s:g} s"
         elif answer == {"memory": True}:
@@ -199,14 +200,17 @@ class _Child:
 
     def _send(self, message: dict) -> bool:
         line = json.dumps(message).encode("ascii") + b"\n"
+        stream = self._process.stdin
+        if stream is None:
+            return False
         try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            stream.write(line)
+            stream.flush()
         except OSError:
             return False
         return True
 
-    def _answer(self, timeout_s: float) -> dict | None:
+    def _answer(self, timeout_s: float) -> object:
         """The next line as JSON; None where none comes in time, or no JSON."""
         try:
             return json.loads(self._lines.get(timeout=timeout_s))

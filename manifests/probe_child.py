@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from typing import TextIO
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
             answer(answers, {"error": None})
 
 
-def answer(stream, message: dict) -> None:
+def answer(stream: TextIO, message: dict) -> None:
     """Print one line of JSON."""
     stream.write(json.dumps(message) + "\n")
     stream.flush()

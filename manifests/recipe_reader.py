@@ -222,9 +222,9 @@ class RecipeReader:
             if donor.digest != digest:
                 raise SetError("is not the next donor", expected=digest, got=donor.digest)
             yield donor
-        self._number, line = next(self._lines, (self._number, None))
-        if line is not None:
-            raise SetError("nothing needs this line", got=ascii(line[:40].decode("ascii")))
+        self._number, rest = next(self._lines, (self._number, None))
+        if rest is not None:
+            raise SetError("nothing needs this line", got=ascii(rest[:40].decode("ascii")))
 
     def _report(self, done: int, total: int) -> None:
         if self.progress is not None:

@@ -161,7 +161,7 @@ def parse_shard(line: bytes) -> str:
     """The name of the shard that begins. Raises SetError."""
     row = _fields(line, "shard", 2)
     require(is_shard_name(row[1]), "shard name is malformed")
-    return row[1]
+    return str(row[1])
 
 
 def parse_normal(line: bytes, height: int, width: int) -> RecipeNormal:
@@ -248,8 +248,8 @@ def parse_donor(line: bytes, height: int, width: int) -> RecipeDonor:
     except (binascii.Error, ValueError):
         folded = None
     # Encoded again, so that stray bits behind the last byte are refused: one value, one text.
-    is_base64 = folded is not None and base64.b64encode(folded).decode("ascii") == text
-    require(is_base64, "donor pixels are not valid base64")
+    if folded is None or base64.b64encode(folded).decode("ascii") != text:
+        raise SetError("donor pixels are not valid base64")
     donor = RecipeDonor(digest, height, width, folded)
     require(array_digest(donor.image()) == digest, "donor pixels are not those of its digest")
     return donor
@@ -258,8 +258,7 @@ def parse_donor(line: bytes, height: int, width: int) -> RecipeDonor:
 def _fields(line: bytes, kind: str, count: int) -> list:
     """The items of a JSON array that begins with `kind`. Raises SetError."""
     row = load_json(line, max_bytes=len(line))
-    is_row = isinstance(row, list) and len(row) == count and row[0] == kind
-    if not is_row:
+    if not (isinstance(row, list) and len(row) == count and row[0] == kind):
         raise SetError(f"is not a {kind}", expected=f"a list of {count}, the first '{kind}'")
     require(dump_json(row) == line, f"{kind} is not in the canonical form")
     return row

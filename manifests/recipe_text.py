@@ -11,10 +11,14 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifests.atomic import atomic_file
 from manifests.errors import DigestError, SetError
 from manifests.manifest_json import MAX_MANIFEST_BYTES
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 TITLE = "cutswap-recipe"
 RECIPE_VERSION = 1
@@ -240,7 +244,7 @@ class _HashedFile(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         self.hasher.update(data)
         return self.file.write(data)
 

@@ -128,11 +128,10 @@ def _damaged(folder: Path, make_progress: ProgressMaker | None) -> list[Path]:
     """The shards of a copy whose bytes are not the recorded ones, sorted."""
     entries = read_manifest(folder)[0].shards
     total = sum(entry.file_bytes for entry in entries)
-    is_shown = make_progress is not None and total >= _SHOWN_BYTES
-    patience = Patience(
-        show=make_progress(f"check the copy of {folder.name}", "bytes") if is_shown else None,
-        total_bytes=total,
-    )
+    show = None
+    if make_progress is not None and total >= _SHOWN_BYTES:
+        show = make_progress(f"check the copy of {folder.name}", "bytes")
+    patience = Patience(show=show, total_bytes=total)
     found = []
 
     def look(entry: ShardEntry) -> None:

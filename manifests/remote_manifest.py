@@ -78,8 +78,9 @@ def remote_manifest(source: Location, *, retries: int = RETRIES) -> tuple[Manife
         SetError: malformed, newer, or contradicting itself.
     """
     patience = Patience(retries)
-    problem: SetError | None = None
-    for tries in range(1, _TRIES + 1):
+    tries = 0
+    while True:
+        tries += 1
         recorded = fetch_bytes(source.child(MANIFEST_DIGEST_NAME), MAX_DIGEST_FILE_BYTES, patience)
         try:
             data = fetch_bytes(source.child(MANIFEST_NAME), MAX_MANIFEST_BYTES, patience)
@@ -92,9 +93,9 @@ def remote_manifest(source: Location, *, retries: int = RETRIES) -> tuple[Manife
         except SetError as error:
             # Damaged on the way, or replaced between the two: another look tells.
             problem = named_after(error, source.child(Path(error.path or "").name).name)
-        if tries < _TRIES:
-            patience.pause(tries)
-    raise problem
+        if tries >= _TRIES:
+            raise problem
+        patience.pause(tries)
 
 
 def present_digest(location: Location, patience: Patience) -> str | None:

@@ -82,7 +82,8 @@ class Roi:
         flat = np.concatenate([[False], mask.reshape(-1)])
         ends = np.flatnonzero(flat[1:] != flat[:-1])
         runs = np.diff(np.concatenate([[0], ends, [mask.size]]))
-        return cls(*mask.shape, tuple(runs.tolist()), source_height, source_width)
+        height, width = mask.shape
+        return cls(height, width, tuple(runs.tolist()), source_height, source_width)
 
     def to_json(self) -> dict[str, list[int]]:
         """Runs and the mask's sides as plain JSON values."""
@@ -114,7 +115,7 @@ def read_roi(path: str | os.PathLike[str], *, height: int, width: int, fit: str)
     from manifests.images import read_mask
 
     mask = read_mask(path, binarise_at=INSIDE_FROM)
-    placement = place(*mask.shape, Geometry(height, width, fit))
+    placement = place(mask.shape[0], mask.shape[1], Geometry(height, width, fit))
     try:
         return Roi.of_mask(
             fit_mask(mask, placement), source_height=mask.shape[0], source_width=mask.shape[1]

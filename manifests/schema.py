@@ -213,12 +213,13 @@ def _unicode(row: dict[str, str]) -> dict[str, str]:
 
 
 def _check_origin(value: object) -> None:
-    require(isinstance(value, dict), "origin is not a table")
-    require(value.keys() == {"command", "sets", "options"}, "origin is malformed")  # type: ignore[attr-defined]
-    require(value["command"] in COMMANDS, "origin names an unknown command")  # type: ignore[index]
-    sets = value["sets"]  # type: ignore[index]
+    if not isinstance(value, dict):
+        raise SetError("origin is not a table")
+    require(value.keys() == {"command", "sets", "options"}, "origin is malformed")
+    require(value["command"] in COMMANDS, "origin names an unknown command")
+    sets = value["sets"]
     require(isinstance(sets, list) and all(map(is_digest, sets)), "origin's sets are no digests")
-    require(isinstance(value["options"], dict), "origin's options are not a table")  # type: ignore[index]
+    require(isinstance(value["options"], dict), "origin's options are not a table")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _NOTHING: Mapping = MappingProxyType({})
+_OfLevel = TypeVar("_OfLevel")
 
 
 def write_shard(
@@ -135,6 +137,7 @@ def _reads_back(path: Path, pieces: Sequence[memoryview]) -> bool:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size != sum(map(len, pieces)):
             return False
+        held: mmap.mmap | bytes
         try:
             # Mapped and not read: copying the bytes out costs twice as much as comparing them. Not
             # closed by hand: an interrupted comparison may still hold it.
@@ -271,7 +274,8 @@ class Shard:
     def centres(self, i: int, level: int) -> np.ndarray:
         """Cluster centres of normal `i`, (K,) float32. Raises SetError as `saliency` does."""
         row = self._level(self.index.centres, level)[_checked(i, self.n_normals)]
-        return row[~np.isnan(row)].astype(np.float32)
+        used: np.ndarray = row[~np.isnan(row)]
+        return used.astype(np.float32)
 
     def edits(self, j: int) -> tuple[Edit, ...]:
         """Edits of negative `j`. Raises SetError where they are malformed."""
@@ -284,25 +288,26 @@ class Shard:
 
     def negative_pixels(self, j: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 and mask (H, W) bool of negative `j`, read or rendered."""
-        index = self.index
-        if index.store == "anchors":
+        images = self.index.negative_images
+        if images is None:
             return self.rendered(j)
-        image = self._row(index.negative_images, j, "negatives/image")
+        image = self._row(images, j, "negatives/image")
         return image, self.stored_mask(j) != 0
 
     def negative_image(self, j: int) -> np.ndarray:
         """Image of negative `j`, (H, W, 3) uint8."""
-        index = self.index
-        if index.store == "anchors":
+        images = self.index.negative_images
+        if images is None:
             return self.rendered(j)[0]
-        return self._row(index.negative_images, j, "negatives/image")
+        return self._row(images, j, "negatives/image")
 
     def negative_mask(self, j: int) -> np.ndarray:
         """Mask of negative `j`, (H, W) bool."""
         index = self.index
         if index.store == "anchors":
             return self.rendered(j)[1]
-        return self.stored_mask(j) != 0
+        mask: np.ndarray = self.stored_mask(j) != 0
+        return mask
 
     def stored_mask(self, j: int) -> np.ndarray:
         """Mask of negative `j` as the file has it, (H, W) uint8. Raises SetError if it has none."""
@@ -359,7 +364,7 @@ class Shard:
         """Everything that is not as recorded; without `pixels`, from the index alone."""
         return shard_problems(self, pixels=pixels)
 
-    def _level(self, levels: dict, level: int):
+    def _level(self, levels: dict[int, _OfLevel], level: int) -> _OfLevel:
         if level not in levels:
             raise SetError(
                 f"has no saliency level {level}", path=self.path, expected=sorted(levels) or "none"

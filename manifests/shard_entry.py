@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from manifests.errors import SetError
 
@@ -29,7 +29,7 @@ def is_shard_name(name: object) -> bool:
     return isinstance(name, str) and _SHARD_NAME.fullmatch(name) is not None
 
 
-def is_digest(value: object) -> bool:
+def is_digest(value: object) -> TypeGuard[str]:
     """Whether `value` is a SHA-256 as 64 lower-case hex characters."""
     return isinstance(value, str) and _HEX_DIGEST.fullmatch(value) is not None
 
@@ -75,8 +75,9 @@ def check_version(version: object) -> None:
     Raises:
         SetError: a newer schema version, or none.
     """
-    require(is_count(version), "schema_version is missing or malformed")
-    if version > SCHEMA_VERSION:  # type: ignore[operator]
+    if not is_count(version):
+        raise SetError("schema_version is missing or malformed")
+    if version > SCHEMA_VERSION:
         raise SetError(
             "was written by a newer cutswap",
             expected=f"schema version {SCHEMA_VERSION}",
@@ -117,7 +118,7 @@ def require(condition: bool, what: str) -> None:
         raise SetError(what)
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether `value` is a whole number that JSON readers of any language keep exact."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
 

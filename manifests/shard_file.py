@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 from manifests.errors import DigestError, SetError
 
@@ -54,7 +55,7 @@ class ShardFile:
     def file_bytes(self) -> int:
         """Size of the file. Raises SetError where it cannot be opened."""
         self._file()
-        return self._signature[2]
+        return cast(_Signature, self._signature)[2]
 
     def check_unchanged(self) -> None:
         """Raise SetError where the path no longer leads to the file that is being read."""

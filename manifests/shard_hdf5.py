@@ -36,7 +36,7 @@ class StrictFile:
         if file.userblock_size != 0:
             raise SetError("has a user block, which this format does not use")
 
-    def _scalar(self, name: str):
+    def _scalar(self, name: str) -> h5py.h5t.TypeID:
         attribute = self.file.attrs.get_id(name)
         if attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
             raise SetError(f"attribute {name} is not a single value")
@@ -91,7 +91,7 @@ class StrictFile:
         """Length of a one-dimensional data set."""
         if dataset.shape is None or len(dataset.shape) != 1:
             raise SetError(f"{dataset.name} has the wrong shape", got=dataset.shape)
-        return dataset.shape[0]
+        return int(dataset.shape[0])
 
     def array(self, dataset: h5py.Dataset, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """A contiguous data set of exactly this type and shape."""
@@ -170,7 +170,7 @@ class StrictFile:
         offset = np.full(count, -1, dtype=np.int64)
         stored = np.zeros(count, dtype=np.int64)
 
-        def note(chunk) -> None:
+        def note(chunk: h5py.h5d.StoreInfo) -> None:
             row = chunk.chunk_offset[0]
             if chunk.filter_mask or any(chunk.chunk_offset[1:]) or not 0 <= row < count:
                 raise SetError(f"{dataset.name} has a malformed chunk")

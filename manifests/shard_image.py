@@ -136,8 +136,9 @@ def _write_pixels(
         for name, shape in (("image", (0, *sides, 3)), ("mask", (0, *sides))):
             group.create_dataset(name, shape, dtype="u1", track_times=False)
         return []
-    images = _place_images(group, [row.image for row in negatives])
-    masks = (row.mask.view(np.uint8) * np.uint8(255) for row in negatives)
+    pixels = [(row.image, row.mask) for row in negatives]
+    images = _place_images(group, [image for image, _ in pixels if image is not None])
+    masks = (mask.view(np.uint8) * np.uint8(255) for _, mask in pixels if mask is not None)
     _write_rows(group, "mask", len(negatives), masks, sides, deflate=True)
     return images
 
@@ -149,7 +150,7 @@ def _write_donors(group: h5py.Group, donors: Mapping[str, np.ndarray]) -> list[P
     return images
 
 
-def _digests(digests) -> np.ndarray:
+def _digests(digests: Iterable[str]) -> np.ndarray:
     raw = b"".join(bytes.fromhex(digest) for digest in digests)
     return np.frombuffer(raw, dtype=np.uint8).reshape(-1, 32)
 
@@ -187,9 +188,8 @@ def _write_rows(
     rest = (0,) * len(row_shape)
     for index, row in enumerate(rows):
         data = np.ascontiguousarray(row)
-        if deflate:
-            data = zlib.compress(data, _MASK_DEFLATE_LEVEL)
-        dataset.id.write_direct_chunk((index, *rest), data)
+        chunk = zlib.compress(data.data, _MASK_DEFLATE_LEVEL) if deflate else data
+        dataset.id.write_direct_chunk((index, *rest), chunk)
 
 
 def _place_images(group: h5py.Group, rows: Sequence[np.ndarray]) -> list[Placed]:
@@ -205,6 +205,6 @@ def _place_images(group: h5py.Group, rows: Sequence[np.ndarray]) -> list[Placed]
     offsets = {}
     dataset.chunk_iter(lambda chunk: offsets.update({chunk.chunk_offset[0]: chunk.byte_offset}))
     return [
-        (offsets[index], memoryview(np.ascontiguousarray(row).reshape(-1)))
+        (offsets[index], np.ascontiguousarray(row).reshape(-1).data)
         for index, row in enumerate(rows)
     ]

@@ -11,7 +11,14 @@ import numpy as np
 from manifests.errors import SetError
 from manifests.shard_entry import STORES, check_version, is_digest
 from manifests.shard_hdf5 import StrictFile
-from manifests.shard_index import ReadAt, ShardIndex, check_boxes, check_centres, check_negatives
+from manifests.shard_index import (
+    ReadAt,
+    Rows,
+    ShardIndex,
+    check_boxes,
+    check_centres,
+    check_negatives,
+)
 from manifests.shard_records import (
     MAX_LEVELS,
     MAX_SIDE_PX,
@@ -106,7 +113,8 @@ class _Structure(StrictFile):
         for source in sources:
             check_source(source)
 
-        maps, centres = {}, {}
+        maps: dict[int, Rows] = {}
+        centres: dict[int, np.ndarray] = {}
         if "saliency" in groups:
             maps, centres = self._saliency(groups["saliency"], n)
 
@@ -151,7 +159,12 @@ class _Structure(StrictFile):
             maps=maps,
             centres=centres,
             policies=policies,
-            **columns,
+            normal=columns["normal"],
+            level=columns["level"],
+            repeat=columns["repeat"],
+            anchors=columns["anchors"],
+            fallback=columns["fallback"],
+            rejections=columns["rejections"],
             negative_digests=self.digests(negatives["digest"], r),
             edits_data=data.tobytes(),
             edits_offset=offset.astype(np.int64),

@@ -37,25 +37,38 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 class NormalValues(Protocol):
     """What a normal is besides its pixels."""
 
-    digest: str
-    source: str
-    file_sha256: str
-    canvas_box: Box
+    @property
+    def digest(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def file_sha256(self) -> str: ...
+    @property
+    def canvas_box(self) -> Box: ...
 
 
 class NegativeValues(Protocol):
     """What a negative is besides its pixels; its edits are read only where their digest is asked
     for."""
 
-    normal: int
-    policy: str
-    level: int
-    repeat: int
-    anchors: Any
-    edits: Any
-    fallback: int
-    rejections: int
-    digest: str
+    @property
+    def normal(self) -> int: ...
+    @property
+    def policy(self) -> str: ...
+    @property
+    def level(self) -> int: ...
+    @property
+    def repeat(self) -> int: ...
+    @property
+    def anchors(self) -> Any: ...
+    @property
+    def edits(self) -> Any: ...
+    @property
+    def fallback(self) -> int: ...
+    @property
+    def rejections(self) -> int: ...
+    @property
+    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,11 +274,11 @@ def check_records(
     height, width = normals[0].image.shape[:2]
     _require(max(height, width) <= MAX_SIDE_PX, "image is too large", f"{height}x{width}")
     first = normals[0]
-    for row in normals:
-        _check_normal(row, first, height, width)
+    for normal in normals:
+        _check_normal(normal, first, height, width)
     _require(len({row.digest for row in normals}) == len(normals), "a normal is there twice")
-    for row in negatives:
-        _check_negative(row, len(normals), height, width)
+    for negative in negatives:
+        _check_negative(negative, len(normals), height, width)
     return height, width
 
 

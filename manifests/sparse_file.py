@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 _PAGE_BYTES = 1 << 12
 
@@ -35,9 +40,9 @@ class SparseFile(io.RawIOBase):
         self._place = start + offset
         return self._place
 
-    def write(self, data) -> int:
-        """As any file's; all of `data` is taken."""
-        data = memoryview(data).cast("B")
+    def write(self, buffer: ReadableBuffer) -> int:
+        """As any file's; all of `buffer` is taken."""
+        data = memoryview(buffer).cast("B")
         for start, page, part in self._parts(self._place, len(data)):
             self._pages.setdefault(page, bytearray(_PAGE_BYTES))[part] = data[
                 start : start + part.stop - part.start
@@ -46,10 +51,11 @@ class SparseFile(io.RawIOBase):
         self.size = max(self.size, self._place)
         return len(data)
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """As any file's."""
-        count = max(0, min(len(buffer), self.size - self._place))
-        buffer[:count] = self.read_at(self._place, count)
+        room = memoryview(buffer)
+        count = max(0, min(len(room), self.size - self._place))
+        room[:count] = self.read_at(self._place, count)
         self._place += count
         return count
 
@@ -72,7 +78,7 @@ class SparseFile(io.RawIOBase):
         )
 
     @staticmethod
-    def _parts(offset: int, count: int):
+    def _parts(offset: int, count: int) -> Iterator[tuple[int, int, slice]]:
         """A stretch of the file by pages: where in the stretch, which page, which part of it."""
         start = 0
         while start < count:

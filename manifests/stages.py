@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from manifests.errors import WeightsError
 
@@ -64,7 +64,7 @@ def vgg_pools(module: torch.nn.Module) -> dict[int, str]:
 
     return {
         index: f"features.{index}"
-        for index, layer in enumerate(module.features)
+        for index, layer in enumerate(cast(torch.nn.Sequential, module.features))
         if isinstance(layer, torch.nn.MaxPool2d)
     }
 
@@ -78,9 +78,9 @@ def _grids(name: str, module: torch.nn.Module, paths: Iterable[str]) -> dict[str
     try:
         for path in paths:
 
-            def note(_module, _inputs, output, *, path=path):
+            def note(_module: object, _inputs: object, output: object, *, path: str = path) -> None:
                 if isinstance(output, torch.Tensor) and output.ndim == 4:
-                    grids[path] = tuple(output.shape[2:])
+                    grids[path] = (output.shape[2], output.shape[3])
 
             handles.append(module.get_submodule(path).register_forward_hook(note))
         with torch.no_grad():

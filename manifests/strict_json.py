@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from os import PathLike
 from typing import Any, TypeVar
 
 import msgspec
@@ -63,7 +64,7 @@ def dump_typed(value: object, *, indent: int | None = None) -> bytes:
     return data if indent is None else msgspec.json.format(data, indent=indent) + b"\n"
 
 
-def load_json(data: bytes, *, max_bytes: int, path: object = None) -> Any:
+def load_json(data: bytes, *, max_bytes: int, path: str | PathLike[str] | None = None) -> Any:
     """A JSON value from untrusted bytes.
 
     Raises:
@@ -87,7 +88,11 @@ def load_json(data: bytes, *, max_bytes: int, path: object = None) -> Any:
 
 
 def load_typed(
-    data: bytes, decoder: msgspec.json.Decoder[_Kind], *, name: str, path: object = None
+    data: bytes,
+    decoder: msgspec.json.Decoder[_Kind],
+    *,
+    name: str,
+    path: str | PathLike[str] | None = None,
 ) -> _Kind:
     """A typed value from untrusted bytes.
 
@@ -131,7 +136,7 @@ def typed_problem(error: Exception, name: str) -> str:
     return f"{name} has unknown fields{place}, the first is {field}"
 
 
-def check_depth(data: bytes, *, path: object = None) -> None:
+def check_depth(data: bytes, *, path: str | PathLike[str] | None = None) -> None:
     """Refuse JSON nested deeper than 24 levels, before anything is made of it.
 
     Raises:

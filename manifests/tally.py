@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from manifests.errors import SetError
 from manifests.shard_entry import FALLBACKS, is_count, require
 
 # Of the tables in `counts`: policy, level.
@@ -43,14 +44,16 @@ def check_tally(counts: object, fallbacks: object) -> None:
     Raises:
         SetError: not tables, or something in them that is no count.
     """
-    require(isinstance(counts, dict), "counts is not a table")
+    if not isinstance(counts, dict):
+        raise SetError("counts is not a table")
     require(_is_counted(counts, _COUNTS_DEPTH + 1), "counts has something that is no count")
     for name, depth in (("policies", 2), ("dropped", 1)):
-        table = counts.get(name, {})  # type: ignore[attr-defined]
+        table = counts.get(name, {})
         require(_is_table(table, depth), f"counts: {name} is malformed")
-    require(isinstance(fallbacks, dict), "fallbacks is not a table")
+    if not isinstance(fallbacks, dict):
+        raise SetError("fallbacks is not a table")
     require(_is_table(fallbacks, 3), "fallbacks is malformed")
-    for levels in fallbacks.values():  # type: ignore[attr-defined]
+    for levels in fallbacks.values():
         require(
             all(map(_LEVEL.fullmatch, levels)) and all(map(bool, [levels, *levels.values()])),
             "fallbacks is malformed",

@@ -89,7 +89,8 @@ class Patience:
 class Sink(Protocol):
     """Takes bytes in order. `size` is how many it has."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -292,7 +293,7 @@ class _PartFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO
 
     def __enter__(self) -> _PartFile:
         self._file = open(self.path, "ab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from manifests.errors import ConfigError
@@ -13,7 +14,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter is a drive: 
 _SHOWN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)([^\s/?#'\"]*@)?([^\s?'\"]*)(\?[^\s'\"]*)?")
 
 
-def is_url(text: object) -> bool:
+def is_url(text: object) -> TypeGuard[str]:
     """Whether `text` is a URL and not a path: `scheme://...` with two letters at least."""
     return isinstance(text, str) and _SCHEME.match(text) is not None
 

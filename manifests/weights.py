@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from manifests.devices import autocast as autocast
 from manifests.devices import has_fast_bf16 as has_fast_bf16
@@ -139,7 +139,7 @@ def load_network(
     elif source == "embedded":
         _load_state(module, embedded_state(module.state_dict()), path=None)
     module.eval().requires_grad_(False)
-    module.to(device=device, memory_format=torch.channels_last)
+    module.to(device).to(memory_format=torch.channels_last)
     mean, std = _normalisation(name, module)
     stages = find_stages(name, module)
     return Network(
@@ -238,10 +238,11 @@ def _check_state(
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
         lacking = f"missing {_some(missing)}" if missing else ""
+        unknown = f"unknown {_some(unexpected)}" if unexpected else ""
         raise WeightsError(
             "these weights are not this network's",
             path=path,
-            got=", ".join(filter(None, [lacking, unexpected and f"unknown {_some(unexpected)}"])),
+            got=", ".join(filter(None, [lacking, unknown])),
             hint="bring this network's weights, or name the network that they are of (--network)",
         )
     for key, tensor in state.items():
@@ -287,5 +288,6 @@ def _is_counter(key: str) -> bool:
 def _normalisation(name: str, module: torch.nn.Module) -> tuple[tuple, tuple]:
     if name == EMBEDDED:
         return (127.0,) * 3, (128.0,) * 3
-    mean, std = module.pretrained_cfg["mean"], module.pretrained_cfg["std"]
+    settings = cast(Mapping[str, tuple[float, ...]], module.pretrained_cfg)  # timm's own
+    mean, std = settings["mean"], settings["std"]
     return tuple(255.0 * value for value in mean), tuple(255.0 * value for value in std)

@@ -20,6 +20,7 @@ from manifests.errors import ConfigError
         ("batch", True),
         ("lr", 0.0),
         ("lr", math.nan),
+        ("lr", 10**400),
         ("lr", "0.1"),
         ("momentum", 1.0),
         ("weight_decay", -1e-5),

@@ -92,4 +92,4 @@ class NegativeBatches:
             [self._set.normal(int(row)).canvas_box for row in batch.rows[:count]], dtype=np.int64
         )
         guide = np.concatenate([np.arange(n) % count for n in self._sampler.counts])
-        return CavgaBatch(batch.images, boxes[guide], count)
+        return CavgaBatch(batch.required_images(), boxes[guide], count)

@@ -33,4 +33,5 @@ class LatentClassifier(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(B, Z, h, w) or (B, Z) latent -> (B, 2) logits of normal (0) and anomalous (1)."""
-        return self.linear(values.flatten(1))
+        logits: torch.Tensor = self.linear(values.flatten(1))
+        return logits

@@ -71,7 +71,7 @@ class Decoder(nn.Module):
             (B, 3, H, W) RGB, unbounded.
         """
         hidden = self.blocks(self.first(grid))
-        logits = self.last(F.relu(self.norm(hidden)))
+        logits: torch.Tensor = self.last(F.relu(self.norm(hidden)))
         if tuple(logits.shape[2:]) != tuple(size):
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits
@@ -95,7 +95,8 @@ class _UpBlock(nn.Module):
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
         hidden = _double(self.conv1(F.relu(self.norm1(grid))))
         hidden = self.conv2(F.relu(self.norm2(hidden)))
-        return hidden + _double(self.shortcut(grid))
+        joined: torch.Tensor = hidden + _double(self.shortcut(grid))
+        return joined
 
 
 def _double(grid: torch.Tensor) -> torch.Tensor:

@@ -74,11 +74,14 @@ class Discriminator(nn.Module):
                 got=f"{images.shape[2]}×{images.shape[3]}",
             )
         hidden = self.layers(2.0 * images - 1.0)
-        return self.last(hidden.mean(dim=(2, 3)))[:, 0]
+        logits: torch.Tensor = self.last(hidden.mean(dim=(2, 3)))
+        return logits[:, 0]
 
 
 class _SpectralConv(nn.Module):
     """4×4 convolution of stride 2 whose weight, as a (C', C · 16) matrix, has norm 1."""
+
+    left: torch.Tensor
 
     def __init__(self, width_in: int, width_out: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def make_conv(
     Source: He et al. 2015, equation 10, for the variance.
     """
     padding = (kernel - 1) // 2
-    conv = nn.utils.skip_init(
+    conv: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d, width_in, width_out, kernel, stride=stride, padding=padding, **_place(generator)
     )
     _fill(conv, width_in * kernel**2, gain, generator)
@@ -54,7 +54,7 @@ def make_linear(
 
     Source: He et al. 2015, equation 10, for the variance.
     """
-    linear = nn.utils.skip_init(nn.Linear, width_in, width_out, **_place(generator))
+    linear: nn.Linear = nn.utils.skip_init(nn.Linear, width_in, width_out, **_place(generator))
     _fill(linear, width_in, gain, generator)
     return linear
 
@@ -70,4 +70,5 @@ def _fill(
         return
     bound = math.sqrt(3.0 * gain / fan_in)
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -139,7 +139,8 @@ class FlatLatentHead(nn.Module):
 
     def to_grid(self, values: torch.Tensor) -> torch.Tensor:
         """What the decoder takes: (B, Z) -> (B, grid_channels, h, w)."""
-        return self.back(values).unflatten(1, (self.grid_channels, *self._grid))
+        back: torch.Tensor = self.back(values).unflatten(1, (self.grid_channels, *self._grid))
+        return back
 
 
 def check_positive(**counts: int) -> None:

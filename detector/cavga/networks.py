@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,7 +141,7 @@ class CavgaNetworks:
         networks = cls(network, encoder, head, decoder, discriminator, classifier, device)
         if not is_trained:
             for module in networks.modules().values():
-                module.to(device=device, memory_format=torch.channels_last)
+                module.to(device).to(memory_format=torch.channels_last)
         return networks
 
     def modules(self) -> dict[str, nn.Module]:
@@ -170,7 +171,7 @@ class CavgaNetworks:
         for prefix, module in self._kept().items():
             load_tensors(module, learned, prefix)
         for module in self.modules().values():
-            module.to(device=self.device, memory_format=torch.channels_last)
+            module.to(self.device).to(memory_format=torch.channels_last)
             module.eval().requires_grad_(False)
 
     def inputs(
@@ -194,22 +195,24 @@ class CavgaNetworks:
         return pixels, colours
 
     def _kept(self) -> dict[str, nn.Module]:
-        found = {HEAD: self.head, DECODER: self.decoder}
+        found: dict[str, nn.Module] = {HEAD: self.head, DECODER: self.decoder}
         return found if self.classifier is None else found | {CLASSIFIER: self.classifier}
 
 
-def mean_image(batches: object) -> np.ndarray:
+def mean_image(batches: Iterable[tuple[np.ndarray, Any]]) -> np.ndarray:
     """The mean of all images of batches of images and boxes, (H, W, 3) float32 in 0 to 255.
 
     Each pixel's mean is over the images that show something there; 0 where none does.
     """
-    total = count = 0.0
-    for images, boxes in batches:  # type: ignore[attr-defined]
+    total: np.ndarray | float = 0.0
+    count: np.ndarray | float = 0.0
+    for images, boxes in batches:
         shown = shown_pixels(np.asarray(boxes), *images.shape[1:3])
         inside = np.ones(images.shape[:3], bool) if shown is None else shown.numpy()
         total = total + (images * inside[..., None]).sum(axis=0, dtype=np.float64)
         count = count + inside.sum(axis=0)[..., None]
-    return (total / np.maximum(count, 1)).astype(np.float32)
+    mean: np.ndarray = total / np.maximum(count, 1)
+    return mean.astype(np.float32)
 
 
 def _grid_of(encoder: FusedEncoder, canvas: tuple[int, int]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from detector.cavga.attention import CEILINGS, attention, class_evidence, latent_evidence
 from detector.cavga.classifier import ANOMALOUS, NORMAL
 from detector.cavga.collapse import UpdateFigures
+from detector.cavga.discriminator import Discriminator
 from detector.cavga.losses import (
     LossTerms,
     LossWeights,
@@ -100,10 +102,11 @@ class CavgaTrainee(ModuleTrainee):
         mean_image: np.ndarray,
     ) -> None:
         modules = networks.modules()
-        own = {"adversary": ("discriminator",)}
         others = tuple(name for name in modules if name != "discriminator")
-        super().__init__(modules, {"model": others} | own, config, betas=BETAS)
+        groups = {"model": others, "adversary": ("discriminator",)}
+        super().__init__(modules, groups, config, betas=BETAS)
         self._networks = networks
+        self._discriminator = cast(Discriminator, networks.discriminator)  # training has one
         self._weights = weights
         self._normaliser = normaliser
         mean = torch.from_numpy(mean_image).permute(2, 0, 1)[None] / 255.0
@@ -132,7 +135,7 @@ class CavgaTrainee(ModuleTrainee):
         pixels, colours, shown = self._inputs(update, batch)
         normal = slice(0, batch.n_normals)
         shown_normal = None if shown is None else shown[normal]
-        size = tuple(colours.shape[2:])
+        size = (colours.shape[2], colours.shape[3])
         precision = networks.device, config.precision
         with autocast(*precision):
             features = networks.encoder(pixels)[-1]
@@ -152,7 +155,7 @@ class CavgaTrainee(ModuleTrainee):
             terms = LossTerms(
                 reconstruction=reconstruction_loss(logits, colours[normal], shown=shown_normal),
                 divergence=divergence_loss(of_normals, n_colours=n_colours),
-                adversarial=adversarial_loss(networks.discriminator(rebuilt)),
+                adversarial=adversarial_loss(self._discriminator(rebuilt)),
             )
             terms, extra, level = self._with_attention(terms, features, latent.mean, batch, shown)
         loss = terms.total(self._weights)
@@ -162,15 +165,17 @@ class CavgaTrainee(ModuleTrainee):
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        shaping = terms.guided if networks.classifier is not None else terms.expansion
+        is_weak = networks.classifier is not None
+        shaping = cast(torch.Tensor, terms.guided if is_weak else terms.expansion)
         nats = divergence_nats(of_normals).mean().item() / of_normals.mean[0].numel()
         errors = [
             squared_errors(images, colours[normal], shown=shown_normal).mean().item()
             for images in (rebuilt.detach(), self._mean_image)
         ]
-        parts = (terms.reconstruction, terms.divergence, terms.adversarial, shaping)
+        parts = (terms.reconstruction, terms.divergence, cast(torch.Tensor, terms.adversarial))
+        values = [part.item() for part in (*parts, shaping)]
         figures = [nats, adversary, level, *errors]
-        return [update + 1, lr, value, *(part.item() for part in parts), *figures, *extra]
+        return [update + 1, lr, value, *values, *figures, *extra]
 
     def _inputs(
         self, update: int, batch: CavgaBatch
@@ -193,7 +198,7 @@ class CavgaTrainee(ModuleTrainee):
 
     def _teach_adversary(self, real: torch.Tensor, fake: torch.Tensor) -> float:
         """One step of the discriminator; its loss before that."""
-        discriminator = self._networks.discriminator
+        discriminator = self._discriminator
         optimiser = self.optimisers["adversary"]
         optimiser.zero_grad(set_to_none=True)
         with autocast(self._networks.device, self.config.precision):

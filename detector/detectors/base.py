@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -71,8 +71,6 @@ class Detector(Protocol):
 
     needs: ClassVar[frozenset[str]]
     """What the negative set must hold beyond normal images: any of "mask", "saliency"."""
-    holds_pixels: bool
-    """Whether `state` holds pixels of training images, so that their licence binds the model."""
     progress_unit: ClassVar[str]
     """What `fit` counts, in the plural."""
 
@@ -86,11 +84,17 @@ class Detector(Protocol):
     """Of the training images, once `training_scores` has looked at them; None for a detector that
     keeps no patches."""
 
+    @property
+    def holds_pixels(self) -> bool:
+        """Whether `state` holds pixels of training images, so that their licence binds the
+        model."""
+        ...
+
     def __init__(
         self,
         network: Network,
         geometry: Geometry,
-        config: object,
+        config: Any,
         *,
         untuned: Network | None = None,
         learned: Tensors | None = None,
@@ -163,7 +167,7 @@ class Detector(Protocol):
         cls,
         network: Network,
         geometry: Geometry,
-        config: object,
+        config: Any,
         state: Tensors,
         *,
         untuned: Network | None = None,

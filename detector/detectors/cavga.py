@@ -67,7 +67,7 @@ class Cavga:
         if network.module.training:
             raise ModelError("the network is in training mode", hint="call .eval()")
         self.network = network
-        self.untuned = None
+        self.untuned: Network | None = None
         self.geometry = geometry
         self.config = config
         self.device = device

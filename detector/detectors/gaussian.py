@@ -114,7 +114,7 @@ class GaussianDetector:
                 hint="leave --with-untuned out, or take --detector patchcore",
             )
         self.network = network
-        self.untuned = None
+        self.untuned: Network | None = None
         self.geometry = geometry
         self.config = config
         self.device = device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from detector.detectors.base import (
 from detector.detectors.guided_config import GuidedConfig as GuidedConfig
 from detector.embeddings import CellEmbeddings
 from detector.guided.folded import folded
+from detector.guided.guidance import Guidance
 from detector.guided.networks import GUIDANCE, SEGMENTER, GuidedNetworks, shown_pixels
 from detector.guided.pooled_score import pooled_scores
 from detector.guided.references import References
@@ -266,12 +267,12 @@ class GuidedSegmentation:
         networks = self._networks
         chosen = None
         if self._references is not None:
-            vectors = embeddings(self._cells, images, boxes)
+            vectors = embeddings(cast(CellEmbeddings, self._cells), images, boxes)
             chosen = self._references.most_similar(vectors, own_rows=own_rows)
         with autocast(self.device, self.config.precision):
             features = None
             if chosen is not None:
-                features = networks.guidance.features(networks.references(*chosen))
+                features = cast(Guidance, networks.guidance).features(networks.references(*chosen))
             pixels = networks.inputs(images_on(self.device, images), boxes)
             logits = networks.segmenter(pixels, features)
         probabilities = torch.sigmoid(logits.float())

@@ -30,12 +30,12 @@ def make_convolution(
 
     Source: ours.
     """
-    convolution = nn.utils.skip_init(
+    convolution: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d, width_in, width_out, kernel, stride=stride, padding=kernel // 2, bias=has_bias
     )
     bound = (width_in * kernel**2) ** -0.5
     nn.init.uniform_(convolution.weight, -bound, bound, generator=generator)
-    if has_bias:
+    if convolution.bias is not None:
         nn.init.uniform_(convolution.bias, -bound, bound, generator=generator)
     return convolution
 
@@ -56,7 +56,7 @@ def conv_bn_relu(
     )
 
 
-def resized(features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def resized(features: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
     """Features on another grid, bilinearly; as they are where it is their own.
 
     Args:

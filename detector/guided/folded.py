@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -41,7 +43,7 @@ def folded(segmenter: Segmenter, guidance: Guidance | None) -> tuple[Segmenter, 
         stages=dict(zip(encoder.stages, names, strict=True)),
         source="random",
     )
-    found = folded_network(whole).module
+    found = cast(_Pair, folded_network(whole).module)
     return found.segmenter, found.guidance
 
 
@@ -56,4 +58,5 @@ class _Pair(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         guidance = None if self.guidance is None else self.guidance.features(pixels)
-        return self.segmenter(pixels, guidance)
+        logits: torch.Tensor = self.segmenter(pixels, guidance)
+        return logits

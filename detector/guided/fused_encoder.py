@@ -43,7 +43,8 @@ class Fusion(nn.Module):
         self.join = conv_bn_relu(channels + guidance_channels, channels, generator)
         self.zero = make_convolution(channels, channels, generator, kernel=1)
         nn.init.zeros_(self.zero.weight)
-        nn.init.zeros_(self.zero.bias)
+        if self.zero.bias is not None:
+            nn.init.zeros_(self.zero.bias)
 
     def forward(self, stage: torch.Tensor, guidance: torch.Tensor) -> torch.Tensor:
         """Join (N, C, h, w) and (N, G, h', w') to (N, C, h, w).
@@ -53,7 +54,7 @@ class Fusion(nn.Module):
         Source: see the class.
         """
         guidance = resized(guidance, tuple(stage.shape[2:]))
-        joined = self.zero(self.join(torch.cat([stage, guidance], dim=1)))
+        joined: torch.Tensor = self.zero(self.join(torch.cat([stage, guidance], dim=1)))
         return stage + joined.to(stage.dtype)
 
 

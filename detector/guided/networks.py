@@ -59,7 +59,7 @@ class GuidedNetworks:
         )
         networks = cls(network, segmenter, guidance, device)
         for module in networks.modules().values():
-            module.to(device=device, memory_format=torch.channels_last)
+            module.to(device).to(memory_format=torch.channels_last)
         return networks
 
     def modules(self) -> dict[str, nn.Module]:
@@ -80,7 +80,7 @@ class GuidedNetworks:
         for prefix, module in self._own().items():
             load_tensors(module, learned, prefix)
         for module in self.modules().values():
-            module.to(device=self.device, memory_format=torch.channels_last)
+            module.to(self.device).to(memory_format=torch.channels_last)
             module.eval().requires_grad_(False)
 
     def inputs(self, images: torch.Tensor, boxes: np.ndarray) -> torch.Tensor:

@@ -83,9 +83,10 @@ class Segmenter(nn.Module):
             below = out
         self.decoder = nn.ModuleList(steps)
         self.head = make_convolution(below, 1, generator, kernel=1)
-        nn.init.constant_(self.head.bias, math.log(_PRIOR / (1.0 - _PRIOR)))
+        if self.head.bias is not None:
+            nn.init.constant_(self.head.bias, math.log(_PRIOR / (1.0 - _PRIOR)))
         device = next(network.module.parameters()).device
-        self.to(device=device, memory_format=torch.channels_last)
+        self.to(device).to(memory_format=torch.channels_last)
 
     def forward(
         self, pixels: torch.Tensor, guidance: Sequence[torch.Tensor] | None = None

@@ -69,7 +69,7 @@ class GuidedTrainee(ModuleTrainee):
         networks, config = self._networks, self.config
         device = networks.device
         jittered = colour_jitter(
-            images_on(device, batch.images.images),
+            images_on(device, batch.images.required_images()),
             jitter=config.jitter,
             generator=random_stream(f"guided|{config.seed}|jitter|{update}"),
         )
@@ -80,6 +80,8 @@ class GuidedTrainee(ModuleTrainee):
         with autocast(device, config.precision):
             features = None
             if networks.guidance is not None:
+                if batch.references is None or batch.reference_boxes is None:
+                    raise ValueError("guidance needs a batch with references")
                 references = networks.references(
                     images_on(device, batch.references), batch.reference_boxes
                 )

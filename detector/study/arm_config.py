@@ -19,7 +19,7 @@ _CHOSEN_BY_STUDY = {"seed": "seeds", "coreset": "coresets"}
 @click.command("fit", add_help_option=False)
 @common.seed_option
 @fit_options
-def _fit(**_options) -> None:
+def _fit(**_options: object) -> None:
     """Holds the options of `fit`; never run."""
 
 

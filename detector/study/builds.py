@@ -157,7 +157,8 @@ class Sets:
             return {}  # which is for the arms of that set to report
 
     def _build(self, request: SetRequest, lent: Mapping[str, Path]) -> dict[str, Path]:
-        for saliency in [lent[name] for name in sorted(lent)] or [None]:
+        sources: list[Path | None] = [lent[name] for name in sorted(lent)]
+        for saliency in sources or [None]:
             command = build_command(
                 request, jobs=self._jobs, device=self._device, quiet=self._quiet, saliency=saliency
             )

@@ -95,7 +95,7 @@ class CellScores:
             raise ValueError("counts below 0")
         if ((self.components > 0) != self.bad.any(axis=1)).any():
             raise ValueError("components without defective pixels, or the other way")
-        if (self.good.any(axis=1) | self.bad.any(axis=1))[~self.has_truth].any():
+        if np.asarray(self.good.any(axis=1) | self.bad.any(axis=1))[~self.has_truth].any():
             raise ValueError("pixels of images without ground truth")
 
     def save(self, path: Path) -> None:

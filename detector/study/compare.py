@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detector.study.outcome import Outcomes, TableOutcome
 from detector.study.plain_values import check_name
@@ -51,7 +52,7 @@ def assemble_plan(
     """
     specs = [_data_spec(text) for text in data]
     _need_distinct("--data", [spec.name for spec in specs])
-    changes = {"coresets": coresets, "seeds": seeds, "split": split}
+    changes: dict[str, Any] = {"coresets": coresets, "seeds": seeds, "split": split}
     changes = {key: value for key, value in changes.items() if value is not None}
     if path is not None:
         given = [("--set", sets), ("--arm", arms), ("--baseline", baseline)]

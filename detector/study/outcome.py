@@ -164,8 +164,8 @@ class Outcomes:
         own = self._arm(data, name, coreset, seeds[name], metrics)
         differences = {}
         if name != against and both:
-            paired = [self._arm(data, arm, coreset, both, metrics) for arm in (name, against)]
-            differences = {metric: difference_of(*paired, metric) for metric in metrics}
+            arm, base = (self._arm(data, one, coreset, both, metrics) for one in (name, against))
+            differences = {metric: difference_of(arm, base, metric) for metric in metrics}
         return Row(
             label=self._plan.by_name[name].label,
             n_seeds=len(seeds[name]),

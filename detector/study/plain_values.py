@@ -90,7 +90,10 @@ def is_number(value: object, kind: type) -> bool:
     if kind is int:
         return type(value) is int
     try:
-        return type(value) in (int, float) and math.isfinite(value)
+        # Exactly these types: truth values are whole numbers, too.
+        return (
+            isinstance(value, int | float) and type(value) in (int, float) and math.isfinite(value)
+        )
     except OverflowError:  # a whole number beyond any float
         return False
 

@@ -98,7 +98,7 @@ def plot_curves(
     from matplotlib.figure import Figure
 
     has_names = any(isinstance(x, str) for x in xs)
-    if is_log and (has_names or min(xs) <= 0):
+    if is_log and (has_names or min(map(float, xs)) <= 0):
         raise ValueError("a logarithmic axis needs positive numbers")
     for metric, found in points.items():
         if len(found) != len(xs):

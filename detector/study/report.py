@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detector.study.cells import Cell
 from detector.study.outcome import REPLICATES, TableOutcome
@@ -29,8 +30,8 @@ def write_report(
         OutputError: the folder cannot be written.
     """
     try:
-        for name in ("tables", "plots"):
-            (out / name).mkdir(parents=True, exist_ok=True)
+        for folder in ("tables", "plots"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=out) from error
     lines = [f"# {plan.name}", "", *_about(plan, outcomes, cells, run)]
@@ -88,7 +89,7 @@ def plot_curve(path: Path, plan: Plan, outcome: TableOutcome, *, title: str) -> 
     is_number = all(type(value) in (int, float) for value, _ in points)
     if is_number:
         points.sort(key=lambda point: point[0])
-    xs = [value if is_number else _as_text(value) for value, _ in points]
+    xs: list[Any] = [value if is_number else _as_text(value) for value, _ in points]
     plot_curves(
         path,
         xs,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
-from detector.detectors import Detector, Scores
+from detector.detectors import Detector, PatchCore, Scores
 from detector.evaluate import TestImages, evaluation_of
 from detector.fit_steps import make_detector
 from detector.memory_bank import MemoryBank
@@ -79,7 +80,7 @@ def _shares_features(
     """Whether there are features to share, and the memory budgets hold them."""
     if cells[0].config.detector != "patchcore":
         return False
-    detectors = (_detector(cell, extractor, negative_set, device) for cell in cells)
+    detectors = (_patchcore(cell, extractor, negative_set, device) for cell in cells)
     return all(detector.fits(negative_set.n_normals) for detector in detectors)
 
 
@@ -107,7 +108,7 @@ def _score_banks(
     make_progress: Progress,
 ) -> Iterator[Scored]:
     started = time.monotonic()
-    first = _detector(cells[0], extractor, negative_set, device)
+    first = _patchcore(cells[0], extractor, negative_set, device)
     batch = cells[0].config.batch
     label = f"{cells[0].arm.name} seed {cells[0].seed}: features"
     progress = make_progress(label, "images")
@@ -126,7 +127,7 @@ def _score_banks(
     banks: dict[tuple, MemoryBank] = {}
     for cell in cells:
         started = time.monotonic()
-        detector = _detector(cell, extractor, negative_set, device)
+        detector = _patchcore(cell, extractor, negative_set, device)
         key = _bank_key(cell)
         if key not in banks:
             detector.fit_features(training)
@@ -148,6 +149,13 @@ def _bank_key(cell: Cell) -> tuple:
     """Equal for cells that choose the same patches of the same features."""
     config = cell.config
     return config.coreset_ratio, config.coreset_max, config.projection_dim, config.seed
+
+
+def _patchcore(
+    cell: Cell, extractor: Extractor, negative_set: NegativeSet, device: str
+) -> PatchCore:
+    """The detector of a cell that is PatchCore's."""
+    return cast(PatchCore, _detector(cell, extractor, negative_set, device))
 
 
 def _detector(cell: Cell, extractor: Extractor, negative_set: NegativeSet, device: str) -> Detector:

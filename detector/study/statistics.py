@@ -309,7 +309,7 @@ def paired_difference(
         )
         for cells in (arm, baseline)
     ]
-    return difference_of(*drawn, metric)
+    return difference_of(drawn[0], drawn[1], metric)
 
 
 def verdict(difference: Difference, *, claim: str, margin: float = 0.0) -> str:

@@ -160,7 +160,7 @@ def _cell(row: Row, metric: str, *, is_bold: bool) -> str:
         # Seeds of the arm that the baseline has not been run with are in the mean alone.
         fewer = "" if to_base.n_seeds >= own.n else f" over {to_base.n_seeds} seeds"
         parts.append(f"{value} ({low} to {high}){fewer}")
-    if (found := row.verdict(metric)) is not None:
+    if (found := row.verdict(metric)) is not None and row.claim is not None:
         by = f" by {row.margin:g}" if row.claim == "not-worse" and row.margin else ""
         parts.append(f"{row.claim.replace('-', ' ')}{by}: {found}")
     return "<br>".join(parts)
@@ -168,20 +168,22 @@ def _cell(row: Row, metric: str, *, is_bold: bool) -> str:
 
 def _best(rows: Sequence[Row], metric: str) -> Row | None:
     """The row to print bold, if any."""
-    candidates = [row for row in rows if row.estimates.get(metric) is not None]
+    candidates = [
+        (estimate.mean, row) for row in rows if (estimate := row.estimates.get(metric)) is not None
+    ]
     if not candidates:
         return None
-    best = max(candidates, key=lambda row: row.estimates[metric].mean)
+    _, best = max(candidates, key=lambda pair: pair[0])
     difference = best.differences.get(metric)
     return best if difference is not None and difference.low > 0 else None
 
 
 def _note(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> str:
     made = [
-        row.differences[metric]
+        difference
         for row in rows
         for metric in metrics
-        if row.differences.get(metric) is not None
+        if (difference := row.differences.get(metric)) is not None
     ]
     text = "Mean ± standard deviation over seeds."
     if not made:

@@ -121,7 +121,7 @@ def write_split(
     Source: ours.
     """
     is_validation = validation_split(sources, defects, parts=parts, seed=seed, share=share)
-    rows = sorted((sources[index], defects[index]) for index in np.flatnonzero(is_validation))
+    rows = sorted((sources[i], defects[i]) for i in np.flatnonzero(is_validation).tolist())
     text = io.StringIO()
     text.write(
         f"# rule={RULE} seed={seed} share={_plain(share)} "
@@ -190,7 +190,7 @@ def read_split(
         )
     except ConfigError as error:
         raise DataError(error.what, path=path, expected=error.expected, got=error.got) from error
-    expected = sorted((sources[index], defects[index]) for index in np.flatnonzero(is_validation))
+    expected = sorted((sources[i], defects[i]) for i in np.flatnonzero(is_validation).tolist())
     if rows != expected or int(header["validation"]) != len(rows):
         wrong = sorted(set(rows) ^ set(expected))
         raise DataError(

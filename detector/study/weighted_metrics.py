@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def metrics_of(
     if weights.size and weights.min() < 0:
         raise ValueError("weights must be 0 or more")
     found = {kind: np.empty(len(weights)) for kind in kinds}
-    used = weights.any(axis=0) if len(weights) else np.zeros(n, dtype=bool)
+    used = np.asarray(weights.any(axis=0)) if len(weights) else np.zeros(n, dtype=bool)
     sources = []
     if any(kind in IMAGE_METRICS for kind in kinds):
         sources.append((_image_counts(scores, used), _IMAGE_FORMULAS))
@@ -181,7 +181,7 @@ def _ap_of_mixed(counts: _Counts) -> np.ndarray:
     """
     bad, both = counts.bad, counts.bad + counts.good
     has_bad = bad > 0
-    half = counts.bad_tie / 2
+    half = cast(np.ndarray, counts.bad_tie) / 2
     above_bad = np.cumsum(bad, axis=1) - bad + half
     above = np.cumsum(both, axis=1) - both + half
     rate = np.divide(bad, both, out=np.zeros_like(bad), where=has_bad)
@@ -198,7 +198,8 @@ def _aupro(counts: _Counts) -> np.ndarray:
     width = np.diff(end, axis=1, prepend=0.0)
     # The overlap in the middle of that part of a column that lies below the limit.
     part = np.divide(width, good, out=np.zeros_like(good), where=good > 0)
-    middle = np.cumsum(counts.overlap, axis=1) - counts.overlap * (1 - part / 2)
+    overlap = cast(np.ndarray, counts.overlap)
+    middle = np.cumsum(overlap, axis=1) - overlap * (1 - part / 2)
     return _ratio((width * middle).sum(axis=1), limit)
 
 
@@ -208,7 +209,8 @@ def _defined(total: np.ndarray, counts: _Counts) -> np.ndarray:
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """NaN where `below` is 0."""
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    ratio: np.ndarray = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return ratio
 
 
 _Formula = Callable[[_Counts], np.ndarray]

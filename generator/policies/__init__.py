@@ -1,5 +1,6 @@
 """Ways to make a negative from a normal: one file, one row here and one row in the tests each."""
 
+from generator.policies.base import Policy
 from generator.policies.cutpaste import CutPaste, CutPasteConfig
 from generator.policies.cutpaste_scar import CutPasteScar, CutPasteScarConfig
 from generator.policies.perlin import Perlin, PerlinConfig
@@ -9,7 +10,7 @@ from generator.policies.saliency_perlin import SaliencyPerlin, SaliencyPerlinCon
 from generator.policies.scar import Scar, ScarConfig
 from generator.policies.swap import Swap, SwapConfig
 
-POLICIES = {
+POLICIES: dict[str, type[Policy]] = {
     "swap": Swap,
     "scar": Scar,
     "random-swap": RandomSwap,
@@ -19,7 +20,7 @@ POLICIES = {
     "perlin": Perlin,
     "saliency-perlin": SaliencyPerlin,
 }
-CONFIGS = {
+CONFIGS: dict[str, type] = {
     "swap": SwapConfig,
     "scar": ScarConfig,
     "random-swap": RandomSwapConfig,

@@ -105,10 +105,13 @@ class Policy(Protocol):
     needs: frozenset[str]
     """What `draw` reads of the context: any of `NEEDS`. For clusters and for saliency a network is
     run."""
-    view: str
-    """Which saliency it sees, one of `VIEWS`. With "level" it is drawn once per level and repeat,
-    with that level's map; else as often in all, at level -1, with the mean or the largest of all
-    maps or with none."""
+
+    @property
+    def view(self) -> str:
+        """Which saliency it sees, one of `VIEWS`. With "level" it is drawn once per level and
+        repeat, with that level's map; else as often in all, at level -1, with the mean or the
+        largest of all maps or with none."""
+        ...
 
     def draw(self, rng: np.random.Generator, context: ImageContext) -> Draw | None:
         """Draw the edits of one negative, or None where no visible one was found.
@@ -183,8 +186,9 @@ def mean_change(image: np.ndarray, edited: np.ndarray, mask: np.ndarray) -> floa
     Source: ours.
     """
     # Pixels outside the mask did not change, so that they can stay in the sum.
-    change = cv2.norm(edited, image, cv2.NORM_L1)
-    return change / (image.shape[2] * int(np.count_nonzero(mask)))
+    change: float = cv2.norm(edited, image, cv2.NORM_L1)
+    n_values: int = image.shape[2] * int(np.count_nonzero(mask))
+    return change / n_values
 
 
 def check_range(

@@ -66,6 +66,6 @@ def check_colour_jitter(strength: float) -> None:
 def _mean_grey(image: np.ndarray, box: Box) -> float:
     """Mean grey value of a box, from an exact sum."""
     y, x, h, w = box
-    sums = image[y : y + h, x : x + w].sum(axis=(0, 1), dtype=np.int64).tolist()
+    sums: list[int] = image[y : y + h, x : x + w].sum(axis=(0, 1), dtype=np.int64).tolist()
     weighted = sum(weight * total for weight, total in zip(_GREY_WEIGHTS, sums, strict=True))
     return weighted / (1000 * h * w)

@@ -136,7 +136,8 @@ def _posterise(rng: np.random.Generator, _counts: np.ndarray, _keeps_grey: bool)
     """Only the highest bits stay, spread over the whole range."""
     low, high = POSTERISE_BITS
     steps = 2 ** int(rng.integers(low, high + 1))
-    return np.arange(256) * steps // 256 * (255 / (steps - 1))
+    table: np.ndarray = np.arange(256) * steps // 256 * (255 / (steps - 1))
+    return table
 
 
 def _invert(_rng: np.random.Generator, _counts: np.ndarray, _keeps_grey: bool) -> np.ndarray:

@@ -204,7 +204,9 @@ def footprints_fit(
     one, other = (footprint(edit, canvas_height, canvas_width) for edit in edits)
     if not is_apart and np.any(one & other):
         return False
-    inside = np.s_[top : top + valid_height, left : left + valid_width]
+    inside: tuple[slice, slice] | np.ndarray = np.s_[
+        top : top + valid_height, left : left + valid_width
+    ]
     if roi is not None:
         inside = roi
     return is_inside or all(

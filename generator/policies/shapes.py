@@ -73,7 +73,8 @@ def scar_size(
 def scar_angles(rng: np.random.Generator, count: int, *, angle_deg: float) -> list[int]:
     """Draw `count` angles, uniform in [-angle_deg, angle_deg], in hundredths of a degree."""
     limit_cdeg = round(angle_deg * 100)
-    return rng.integers(-limit_cdeg, limit_cdeg + 1, size=count).tolist()
+    angles: list[int] = rng.integers(-limit_cdeg, limit_cdeg + 1, size=count).tolist()
+    return angles
 
 
 def seam_width(

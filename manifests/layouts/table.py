@@ -37,7 +37,10 @@ def read_table(
         DataError: it cannot be read, is larger than `MAX_LIST_BYTES`, is no such file, lacks a
             required column or holds a value of more than 4,096 characters; pyarrow is missing.
     """
-    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _csv_rows(path)
+    is_parquet = path.suffix.lower() == ".parquet"
+    rows: Iterator[tuple[int, Sequence[object]]] = (
+        _parquet_rows(path) if is_parquet else _csv_rows(path)
+    )
     header = next(rows)[1]
     columns = [str(name or "").strip().lower() for name in header]
     missing = [name for name in required if name not in columns]

@@ -84,19 +84,20 @@ def _with_parts(samples: Sequence[Sample]) -> list[Sample]:
     for sample in samples:
         match = _NAME.fullmatch(sample.path.stem)
         if match is not None:
-            folder = PurePosixPath(sample.source).parent
-            named.append((str(folder), int(match["number"]), int(match["exposure"]), sample.source))
+            folder = str(PurePosixPath(sample.source).parent)
+            named.append((folder, int(match["number"]), int(match["exposure"]), sample.source))
     parts: dict[str, str] = {}
-    before = None
+    before: tuple[str, int, int, str] | None = None
     for row in sorted(named):
         folder, number, exposure, source = row
-        is_same = (
+        parts[source] = source
+        if (
             before is not None
             and before[0] == folder
             and exposure > before[2]
             and number - before[1] <= _LONGEST_STEP
-        )
-        parts[source] = parts[before[3]] if is_same else source
+        ):
+            parts[source] = parts[before[3]]
         before = row
     return [replace(sample, part=parts.get(sample.source, "")) for sample in samples]
 
