@@ -36,6 +36,8 @@ def inspected_cells(grid: tuple[int, int], geometry: Geometry) -> torch.Tensor |
 class InspectedPixels(nn.Module):
     """Makes everything black that lies outside the region of interest, as `fit_image` does."""
 
+    mask: torch.Tensor | None
+
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         mask = None if geometry.roi is None else torch.from_numpy(geometry.roi.mask.copy())
@@ -80,6 +82,11 @@ class MapGraph(nn.Module):
 
     Source: as `score_map`.
     """
+
+    down: torch.Tensor
+    across: torch.Tensor
+    inside: torch.Tensor | None
+    shares: torch.Tensor | None
 
     def __init__(self, geometry: Geometry, grid: tuple[int, int], sigma_px: float) -> None:
         super().__init__()
@@ -126,7 +133,7 @@ class MapGraph(nn.Module):
         self.register_buffer("down", down.clone())
         self.register_buffer("across", across.clone())
         inside = shares = None
-        if cells is not None:
+        if cells is not None and geometry.roi is not None:
             # What cells outside the region would have weighed goes to others, and of nothing but
             # the region there is a map.
             inside = cells[0].float()
@@ -143,14 +150,14 @@ class MapGraph(nn.Module):
         pixels, cells = self.canvas[axis], self.grid[axis]
         valid = _axis_cells(start, length, cells, pixels)[:, None, :]  # (B, 1, cells)
         inside = _inside(start, length, pixels).float()  # (B, pixels)
-        upsample = getattr(self, f"{name}_upsample") * valid.float()
+        upsample: torch.Tensor = getattr(self, f"{name}_upsample") * valid.float()
         total = upsample.sum(2, keepdim=True)
         # Pixels between invalid cells only take the nearest valid one.
         away = (getattr(self, f"{name}_centres")[:, None] - torch.arange(cells)).abs()
         away = torch.where(valid, away, torch.full_like(away, float(cells + pixels)))
         nearest = away.argmin(2, keepdim=True) == torch.arange(cells)
         upsample = torch.where(total < 1e-9, nearest.float(), upsample / total.clamp(min=1e-9))
-        blur = getattr(self, f"{name}_blur") * inside[:, None, :]
+        blur: torch.Tensor = getattr(self, f"{name}_blur") * inside[:, None, :]
         # A pixel outside has weights too, of no use; a box is never empty for one inside.
         blur = blur / blur.sum(2, keepdim=True).clamp(min=1e-12)
         return (blur @ upsample) * inside[:, :, None]

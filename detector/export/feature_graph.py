@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -65,4 +68,5 @@ class CellGraph(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 RGB -> (B, h, w, D) float32."""
-        return self.network.forward_features(self.own.preprocess(images)).permute(0, 2, 3, 1)
+        forward = cast(Callable[[torch.Tensor], torch.Tensor], self.network.forward_features)
+        return forward(self.own.preprocess(images)).permute(0, 2, 3, 1)

@@ -19,6 +19,11 @@ class GaussianGraph(nn.Module):
     Source: as `GaussianDetector`.
     """
 
+    mean: torch.Tensor
+    factor: torch.Tensor
+    turned: torch.Tensor
+    inside: torch.Tensor | None
+
     def __init__(self, detector: GaussianDetector) -> None:
         super().__init__()
         geometry = detector.geometry

@@ -21,6 +21,9 @@ class GuidedGraph(nn.Module):
     Source: as `GuidedSegmentation`.
     """
 
+    images: torch.Tensor
+    embeddings: torch.Tensor
+
     def __init__(self, detector: GuidedSegmentation) -> None:
         super().__init__()
         geometry, config = detector.geometry, detector.config
@@ -34,7 +37,7 @@ class GuidedGraph(nn.Module):
         self.map = MapGraph(geometry, self.canvas, config.sigma_px) if config.sigma_px > 0 else None
         self.guidance = None
         references = detector.references
-        if references is None:
+        if references is None or detector.untuned is None:
             return
         self.guidance = detector.networks.guidance
         self.cells = CellGraph(detector.untuned)
