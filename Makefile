@@ -51,9 +51,12 @@ demo: $(VENV)/.installed ## sample data -> negatives -> detector -> table and pi
 	$(BIN)/cutswap-det eval $(DEMO)/untuned $(DEMO)/data --out $(DEMO)/results-untuned
 	@echo; echo "extractor trained for 20 updates on the negatives:"
 	$(BIN)/cutswap-det eval $(DEMO)/models $(DEMO)/data --out $(DEMO)/results
+	$(BIN)/cutswap-det report $(DEMO)/models $(DEMO)/data --set $(DEMO)/shards --out $(DEMO)/report.html \
+		--overwrite
 	$(BIN)/cutswap-det score $(DEMO)/models/* $(DEMO)/data/*/test/scratch --heatmaps $(DEMO)/heatmaps
 	@echo; echo "contact sheets of the negatives: $(DEMO)/sheets"
 	@echo "curves, histograms and cases:    $(DEMO)/results"
+	@echo "all of it on one page:           $(DEMO)/report.html"
 	@echo "heat maps of the scratches:      $(DEMO)/heatmaps"
 
 test: $(VENV)/.installed-test lint ## lint, import rules and the normal tests

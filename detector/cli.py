@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from detector import (
     bank_commands,
     explain_command,
     model_commands,
+    report_commands,
     study_commands,
     watch_commands,
 )
@@ -21,19 +22,27 @@ from detector.fit_options import PRESETS, SECTIONS, fit_config, fit_options
 from detector.score_options import min_area_option
 from manifests import command_line as common
 from manifests import hdf5_plugins
-from manifests.errors import ConfigError, CutswapError, ModelError
+from manifests.errors import ConfigError, CutswapError
 from manifests.option_types import LocationType
 from manifests.progress import Progress, progress_maker
 
 if TYPE_CHECKING:
     from detector.min_area import MinArea
     from detector.scored_image import ScoredImage
-    from manifests.categories import Category
 
 _SECTIONS = {
     "Make": ("fit",),
     "Look": ("detectors", "inspect", "verify"),
-    "Judge": ("score", "watch", "explain", "eval", "recalibrate", "bank", "compare"),
+    "Judge": (
+        "score",
+        "watch",
+        "explain",
+        "eval",
+        "report",
+        "recalibrate",
+        "bank",
+        "compare",
+    ),
 }
 
 
@@ -285,6 +294,7 @@ def eval_(
     cutswap-det eval models mvtec/ --out results
     """
     from detector.model_folder import find_models
+    from detector.model_pairs import pair_models
     from detector.pipeline import evaluate_models
     from detector.report import results_table
     from manifests.allocator import keep_freed_memory
@@ -295,7 +305,7 @@ def eval_(
     folders = common.chosen(find_models(models), categories, models)
     found = open_data(data, format=data_format, train_list=train_list)
     common.say_notes(found)
-    pairs = _pair(folders, found, models)
+    pairs = pair_models(folders, found, models)
     results = evaluate_models(
         pairs,
         out,
@@ -321,31 +331,13 @@ for _command in (
     model_commands.inspect,
     model_commands.verify,
     model_commands.recalibrate,
+    report_commands.report,
     watch_commands.watch,
     explain_command.explain,
     bank_commands.bank,
     study_commands.compare,
 ):
     main.add_command(_command)
-
-
-def _pair(
-    folders: list[Path], found: Sequence[Category], models: Path
-) -> list[tuple[Path, Category]]:
-    """Model folders with the data category of the same name; one of each needs no same name."""
-    named = {category.name: category for category in found}
-    if len(folders) == 1 and len(found) == 1:
-        return [(folders[0], found[0])]
-    pairs = [(folder, named[folder.name]) for folder in folders if folder.name in named]
-    missing = [folder.name for folder in folders if folder.name not in named]
-    if missing:
-        raise ModelError(
-            f"no data for model {missing[0]}",
-            path=models,
-            expected=f"one of {', '.join(sorted(named))}",
-            hint="give its data, or choose with --category",
-        )
-    return pairs
 
 
 if __name__ == "__main__":

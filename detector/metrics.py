@@ -197,6 +197,35 @@ def roc_curve(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.append(0.0, fp / fp[-1]), np.append(0.0, tp / tp[-1]), thresholds
 
 
+def precision_recall_curve(
+    scores: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision and recall at every distinct score, highest first.
+
+    The average precision of `image_metrics` is the area under the steps: each precision holds back
+    to the recall before it.
+
+    Args:
+        scores, labels: as for `image_metrics`, with both classes present.
+
+    Returns:
+        recall (t,) float64 rising to 1, precision (t,) float64, and thresholds (t,) float64: an
+        image is called when its score is at least the threshold.
+
+    Raises:
+        ModelError: a score is NaN or infinite.
+        ValueError: shapes differ, labels are not 0/1, or there is only one class.
+
+    Source: ours.
+    """
+    _, recall, thresholds = roc_curve(scores, labels)
+    scores, is_bad = _checked(scores, labels)
+    ranked = np.sort(scores)
+    called = ranked.size - np.searchsorted(ranked, thresholds[1:], side="left")
+    found = np.rint(recall[1:] * np.count_nonzero(is_bad))
+    return recall[1:], found / called, thresholds[1:]
+
+
 def _steps(bad_descending: np.ndarray, good_ascending: np.ndarray) -> _Steps:
     """Counts at every distinct defective score; both arrays are sorted and not empty."""
     last = np.append(np.flatnonzero(np.diff(bad_descending)), bad_descending.size - 1)

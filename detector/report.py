@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from manifests.images import read_image
 if TYPE_CHECKING:
     from detector.evaluate import Evaluation
 
-_COLUMNS = (
+METRIC_COLUMNS = (
     ("image_auroc", "image", "AUROC"),
     ("image_ap", "", "AP"),
     ("image_f1_max", "", "F1-max"),
@@ -33,7 +33,7 @@ _COLUMNS = (
     ("aupro", "", "AUPRO"),
     ("pixel_iou", "", "IoU"),
 )
-_OPTIONAL = ("pixel_iou",)  # a column only where a model has it
+OPTIONAL_METRICS = ("pixel_iou",)  # a column only where a model has it
 _NONE = "—"
 
 
@@ -47,13 +47,13 @@ def results_table(rows: Sequence[Mapping[str, object]]) -> str:
     """
     chosen = [
         column
-        for column in _COLUMNS
-        if column[0] not in _OPTIONAL or any(column[0] in row for row in rows)
+        for column in METRIC_COLUMNS
+        if column[0] not in OPTIONAL_METRICS or any(column[0] in row for row in rows)
     ]
     lines = [(str(row["category"]), [row.get(key) for key, _, _ in chosen]) for row in rows]
     if len(lines) > 1:
         columns = zip(*(values for _, values in lines), strict=True)
-        lines.append(("mean", [_mean(column) for column in columns]))
+        lines.append(("mean", [mean_metric(column) for column in columns]))
     name_width = max(len("category"), *(len(name) for name, _ in lines), 0)
     gaps = [4 if group else 2 for _, group, _ in chosen]
     above = " " * name_width + "".join(
@@ -91,7 +91,7 @@ def heatmap_image(
     Returns:
         (H, W, 3) uint8.
     """
-    picture = overlay(original, _relative(map, threshold), low=low, high=high)
+    picture = overlay(original, relative_values(map, threshold), low=low, high=high)
     if mask is None:
         return picture
     # A line of two pixels cannot be seen in a photo of some megapixels.
@@ -155,9 +155,9 @@ def write_category_report(
         loaded.append(
             Case(  # shrunk at once: the originals of all cases together may not fit in memory
                 image=fit_tile(image, CASE_TILE_PX),
-                heat=fit_tile(_relative(full, pixel_threshold), CASE_TILE_PX),
+                heat=fit_tile(relative_values(full, pixel_threshold), CASE_TILE_PX),
                 truth=truth,
-                score=float(_relative(scores[index], image_threshold)),
+                score=float(relative_values(scores[index], image_threshold)),
                 label=int(labels[index]),
                 defect=sample.defect,
                 name=sample.path.name,
@@ -167,13 +167,15 @@ def write_category_report(
     case_sheet(folder / "cases.png", loaded, per_group=cases, title=f"{folder.name}: cases")
 
 
-def _relative(values: np.ndarray, threshold: float) -> np.ndarray:
+def relative_values(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Raw scores over their threshold."""
     # A bank that holds every training patch gives a threshold of zero; what exceeds it is still
     # above 1 then.
     return values / np.float32(max(threshold, 1e-12))
 
 
-def _mean(values: Sequence[Any]) -> float | None:
+def mean_metric(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None where none is."""
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

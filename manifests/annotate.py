@@ -55,12 +55,41 @@ def overlay(
     """
     if heat.shape != image.shape[:2] or not high > low:
         raise ValueError(f"cannot lay {heat.shape} from {low} to {high} over {image.shape}")
+    colours, weight = _laid(heat, low, high, opacity)
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    mixed: np.ndarray = colours * weight + grey[..., None] * (1 - weight) + np.float32(0.5)
+    return mixed.astype(np.uint8)
+
+
+def heat_layer(
+    heat: np.ndarray, *, low: float = 0.0, high: float = 1.0, opacity: float = 0.65
+) -> np.ndarray:
+    """The heat of `overlay` alone, to be laid over any grey image by who shows it.
+
+    Args:
+        heat, low, high, opacity: as for `overlay`.
+
+    Returns:
+        (H, W, 4) uint8, RGB and how much of it covers the image.
+    """
+    colours, weight = _laid(heat, low, high, opacity)
+    covering = weight * 255 + np.float32(0.5)
+    return np.concatenate([colours, covering], axis=2).astype(np.uint8)
+
+
+def heat_colours() -> np.ndarray:
+    """(256, 3) uint8: the colours of `overlay`, dark purple to pale yellow."""
+    return _heat_colours().astype(np.uint8)
+
+
+def _laid(
+    heat: np.ndarray, low: float, high: float, opacity: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (H, W, 3) and their weights (H, W, 1), both float32."""
     values = heat / np.float32(255) if heat.dtype == np.uint8 else heat.astype(np.float32)
     scaled = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
     colours = _heat_colours()[(scaled * 255 + np.float32(0.5)).astype(np.uint8)]
-    weight = np.minimum(2 * scaled, 1)[..., None] * np.float32(opacity)
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    return (colours * weight + grey[..., None] * (1 - weight) + np.float32(0.5)).astype(np.uint8)
+    return colours, np.minimum(2 * scaled, 1)[..., None] * np.float32(opacity)
 
 
 def outline(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from manifests.edits import Box
 from manifests.errors import ConfigError, SetError
 from manifests.geometry import Geometry
 from manifests.negative import Negative, Normal
@@ -169,6 +170,11 @@ class NegativeSet:
         """Number of every negative's draw, (len,) int64, read-only."""
         return self._column("repeat")
 
+    @property
+    def negative_anchors(self) -> np.ndarray:
+        """Boxes of every negative, (len, 2, 4) int64 `(y, x, h, w)`, -1 where unused, read-only."""
+        return self._column("anchors")
+
     def normal_digests(self) -> tuple[str, ...]:
         """SHA-256 of every normal's pixels, in order. Raises SetError for a damaged shard."""
         shards = map(self._shard, range(len(self._shards)))
@@ -197,6 +203,11 @@ class NegativeSet:
             file_sha256=index.file_digests[row],
             canvas_box=tuple(index.canvas_boxes[row].tolist()),
         )
+
+    def normal_box(self, i: int) -> Box:
+        """Part of the canvas that normal `i` covers, `(y, x, h, w)`, without reading its image."""
+        shard, row, _ = self._place(self._normal_start, i)
+        return tuple(shard.index.canvas_boxes[row].tolist())
 
     def saliency(self, i: int, level: int) -> np.ndarray:
         """Saliency map of normal `i` at its native grid, (h, w) uint8.
@@ -244,6 +255,11 @@ class NegativeSet:
         shard, row, _ = self._place(self._negative_start, j)
         return shard.negative_image(row)
 
+    def negative_mask(self, j: int) -> np.ndarray:
+        """Mask of negative `j` alone, (H, W) bool."""
+        shard, row, _ = self._place(self._negative_start, j)
+        return shard.negative_mask(row)
+
     def _need_saliency(self) -> None:
         if self.manifest.saliency == "absent":
             raise SetError(
@@ -264,6 +280,9 @@ class NegativeSet:
                 "level": [index.level.astype(np.int64) for index in indexes],
                 "repeat": [index.repeat.astype(np.int64) for index in indexes],
                 "policy": [np.array(index.policies, dtype=np.str_) for index in indexes],
+                "anchors": [
+                    np.reshape(index.anchors, (-1, 2, 4)).astype(np.int64) for index in indexes
+                ],
             }
             self._columns = {key: _joined(parts) for key, parts in columns.items()}
         return self._columns[name]

@@ -177,6 +177,19 @@ def test_the_oldest_come_first_and_so_many_at_a_time(arrivals, inbox, clock):
     assert [one.name for one in arrivals.take(2)] == ["c.png"]
 
 
+def test_a_burst_of_thousands_is_taken_once_each_and_in_order(arrivals, inbox, clock):
+    for number in range(3000):
+        put(inbox / f"{number:04d}.png")
+    found = taken(arrivals, clock, 1.2, most=64)
+    while len(found) < 3000:
+        put(inbox / "late.png")  # more arrive meanwhile, and change before they settle
+        more = taken(arrivals, clock, 0.1, most=500)
+        assert more
+        found += more
+    assert found == [f"{number:04d}.png" for number in range(3000)]
+    assert taken(arrivals, clock, 1.2) == ["late.png"] and len(arrivals) == 3001
+
+
 def test_what_lay_there_need_not_count(inbox, clock):
     put(inbox / "old.png")
     arrivals = Arrivals(inbox, settle_s=1.0, is_old_wanted=False, clock=clock)

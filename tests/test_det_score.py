@@ -97,6 +97,18 @@ def test_bad_files_are_listed_or_skipped(fitted, category_name, sample_data, tmp
     assert "3 unusable images" in result.output
 
 
+def test_lines_of_json_come_before_the_failure(fitted, category_name, sample_data, tmp_path):
+    good = next((sample_data / category_name / "test" / "good").iterdir())
+    for number in range(10):
+        shutil.copy(good, tmp_path / f"{number}.png")
+    (tmp_path / "z.png").write_bytes(b"")
+    options = ("score", fitted / category_name, tmp_path, "--output", "jsonl", "--quiet")
+    result = invoke_det(*options, exit_code=1)
+    names = [Path(json.loads(line)["path"]).name for line in result.stdout.splitlines()]
+    assert names == [f"{number}.png" for number in range(8)]  # a batch
+    assert len(invoke_det(*options, "--skip-bad").stdout.splitlines()) == 10
+
+
 @pytest.mark.parametrize(
     "name", ["extractor.safetensors", "bank.safetensors", "model.json", "model.sha256"]
 )

@@ -38,6 +38,8 @@ class Dropped:
 class Camera(threading.Thread):
     """Writes files of all kinds until `stop` is set, each kind with its share.
 
+    While `is_held` it writes no new ones, so that a slow machine does not fall behind for ever.
+
     Args:
         settle_s, patience_s: as the watch has them; pauses lie on either side of the first and
             below the second.
@@ -53,6 +55,7 @@ class Camera(threading.Thread):
         self.rng = np.random.default_rng(seed)
         self.settle_s, self.patience_s, self.rest_s = settle_s, patience_s, rest_s
         self.stop = threading.Event()
+        self.is_held = False
         self.dropped = Dropped()
         self.written = 0
         self.failure: BaseException | None = None
@@ -66,6 +69,9 @@ class Camera(threading.Thread):
         actions, weights = zip(*kinds, strict=True)
         try:
             while not self.stop.is_set():
+                if self.is_held:
+                    time.sleep(self.rest_s)
+                    continue
                 self.draw.choices(actions, weights)[0]()
                 self.written += 1
                 time.sleep(self.draw.expovariate(1 / self.rest_s))
