@@ -8,10 +8,10 @@ DEMO ?= demo
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers lint bench bench-peers clean
+.PHONY: help demo test test-slow test-peers lint bench bench-peers bench-export clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # One stamp per set of extras; a changed setup.cfg installs again.
 $(VENV)/.installed: setup.cfg pyproject.toml
@@ -65,10 +65,10 @@ test: $(VENV)/.installed-test lint ## lint, import rules and the normal tests
 test-slow: $(VENV)/.installed-test ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-peers: $(PEERS)/opencv-$(OTHER_OPENCV)/.installed ## exports read by anomalib, replays by another OpenCV
+test-peers: $(PEERS)/opencv-$(OTHER_OPENCV)/.installed ## exports and extractors in anomalib, replays by another OpenCV
 	$(PEERS)/bin/python -c 'import anomalib.data'
 	CUTSWAP_OTHER_OPENCV=$(abspath $(<D)) OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -m slow \
-		tests/test_gen_export.py tests/test_gen_replay_drift.py
+		tests/test_gen_export.py tests/test_gen_replay_drift.py tests/test_det_export_peers.py
 
 lint: $(VENV)/.installed-test ## ruff, import-linter and mypy
 	$(BIN)/ruff check .
@@ -90,6 +90,10 @@ bench-peers: $(PEERS)/.installed ## the same beside anomalib, on DATA=FOLDER wit
 	$(PEERS)/bin/python benchmarks/metrics.py
 	$(PEERS)/bin/python benchmarks/coreset.py $(DATA)
 	$(PEERS)/bin/python benchmarks/scoring.py $(DATA)
+
+bench-export: $(VENV)/.installed-bench ## exported graphs beside our scorer, of MODEL=FOLDER on DATA=PHOTOS
+	@test -n "$(MODEL)" -a -n "$(DATA)" || { echo "make bench-export MODEL=FOLDER DATA=PHOTOS" >&2; exit 1; }
+	$(BIN)/python benchmarks/export.py $(MODEL) $(DATA)
 
 clean: ## remove the environments and everything generated
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info demo bench-out .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

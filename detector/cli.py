@@ -1,4 +1,4 @@
-"""`cutswap-det`: fit, look, judge, and compare; the commands by name in `_SECTIONS`."""
+"""`cutswap-det`: fit, look, judge, compare, and hand on; the commands by name in `_SECTIONS`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from detector import (
     bank_commands,
     explain_command,
+    export_commands,
     model_commands,
     report_commands,
     study_commands,
@@ -43,6 +44,7 @@ _SECTIONS = {
         "bank",
         "compare",
     ),
+    "Hand on": ("export",),
 }
 
 
@@ -336,6 +338,7 @@ for _command in (
     explain_command.explain,
     bank_commands.bank,
     study_commands.compare,
+    export_commands.export,
 ):
     main.add_command(_command)
 

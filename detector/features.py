@@ -104,8 +104,8 @@ class FeatureExtractor:
         levels = []
         for activation in activations:
             cells = _cells(activation, canvas_boxes, height=height, width=width)
-            level = _local_mean(activation, cells)
-            levels.append(_upsample(level, cells, finest))
+            level = local_mean(activation, cells)
+            levels.append(upsample(level, cells, finest))
         features = torch.cat(levels, dim=1).permute(0, 2, 3, 1).contiguous()
         if not torch.isfinite(features.sum()):
             raise ModelError(
@@ -204,13 +204,13 @@ def _cells(
     return torch.from_numpy(np.stack(masks)[:, None]).to(activation.device, torch.float32)
 
 
-def _local_mean(activation: torch.Tensor, cells: torch.Tensor | None) -> torch.Tensor:
+def local_mean(activation: torch.Tensor, cells: torch.Tensor | None) -> torch.Tensor:
     """3×3 mean; cells of padding and outside count as zeros."""
     shown = activation if cells is None else activation * cells
     return F.avg_pool2d(shown, 3, stride=1, padding=1)
 
 
-def _upsample(
+def upsample(
     level: torch.Tensor, cells: torch.Tensor | None, finest: tuple[int, ...]
 ) -> torch.Tensor:
     """Bilinear upsampling in which padded cells carry no weight."""

@@ -13,7 +13,7 @@ REFERENCE_PX = 256
 SIGMA_PX = 4.0
 
 # A Gaussian is cut where it has fallen to 3e-4 of its peak.
-_TRUNCATE = 4.0
+TRUNCATE = 4.0
 
 
 def score_map(
@@ -61,13 +61,13 @@ def score_map(
         cells = np.ones((h, w), dtype=bool) if valid is None else np.asarray(valid[i])
         rows, columns = np.asarray(cells.any(1)), np.asarray(cells.any(0))
         if roi is not None:
-            rows, columns = _filled(rows), _filled(columns)
+            rows, columns = filled(rows), filled(columns)
         is_rectangle = np.array_equal(cells, rows[:, None] & columns[None, :])
         if not cells.any() or (roi is None and not is_rectangle):
             raise ValueError("valid cells are not a filled rectangle")
         y, x, box_h, box_w = (int(value) for value in box)
-        down = _axis_weights(rows.tobytes(), height, y, box_h, sigma).to(distances.device)
-        across = _axis_weights(columns.tobytes(), width, x, box_w, sigma).to(distances.device)
+        down = axis_weights(rows.tobytes(), height, y, box_h, sigma).to(distances.device)
+        across = axis_weights(columns.tobytes(), width, x, box_w, sigma).to(distances.device)
         # Invalid cells have weight 0, but 0 times an infinite distance would be NaN.
         patch = distances[i].masked_fill(~torch.from_numpy(cells).to(distances.device), 0.0)
         map = down @ patch @ across.T
@@ -80,7 +80,7 @@ def score_map(
     return out
 
 
-def _filled(line: np.ndarray) -> np.ndarray:
+def filled(line: np.ndarray) -> np.ndarray:
     """(n,) bool, True from the first True to the last."""
     return np.logical_or.accumulate(line) & np.logical_or.accumulate(line[::-1])[::-1]
 
@@ -115,7 +115,7 @@ def worst_cells(distances: torch.Tensor, *, valid: np.ndarray | None = None) -> 
 # Most images of a set have the same box, and making the weights takes longer than using them.
 # A row per pixel: 4 MB for 1024 px of a map that has a cell per pixel already.
 @functools.lru_cache(maxsize=16)
-def _axis_weights(
+def axis_weights(
     valid_cells: bytes, pixels: int, start: int, length: int, sigma: float
 ) -> torch.Tensor:
     """(length, cells) float32: upsampling, then blur, along one axis; rows sum to 1."""
@@ -140,6 +140,6 @@ def _axis_weights(
         return torch.from_numpy(upsample).float()
     offset = rows[:, None] - rows[None, :]
     blur = np.exp(-0.5 * np.square(offset / sigma))
-    blur[np.abs(offset) > math.ceil(_TRUNCATE * sigma)] = 0.0
+    blur[np.abs(offset) > math.ceil(TRUNCATE * sigma)] = 0.0
     blur /= blur.sum(1, keepdims=True)
     return torch.from_numpy(blur @ upsample).float()

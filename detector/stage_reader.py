@@ -22,23 +22,29 @@ class StageReader:
     Args:
         module: in eval mode.
         names: of submodules that a pass runs.
+        ends_early: a pass ends with the last of them. An exception does that, and who traces a pass
+            needs every module to return.
+
+    Attributes:
+        module: the copy, with the reader's hooks: it runs by way of the reader only.
 
     Source: ours.
     """
 
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, names: Sequence[str], *, ends_early: bool = True) -> None:
         shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-        self._module = copy.deepcopy(module, shared)
+        self.module = copy.deepcopy(module, shared)
         self._names = tuple(names)
+        self._ends_early = ends_early
         self._own = threading.local()
         for name in self._names:
-            self._module.get_submodule(name).register_forward_hook(self._hook(name))
+            self.module.get_submodule(name).register_forward_hook(self._hook(name))
 
     def __call__(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """The outputs for a batch of pixels, (B, C, h, w) each, in the order of the names."""
         taken = self._own.taken = {}
         try:
-            self._module(pixels)
+            self.module(pixels)
         except AllTaken:
             pass
         finally:
@@ -49,7 +55,7 @@ class StageReader:
         def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
             taken = self._own.taken
             taken[name] = output
-            if len(taken) == len(self._names):
+            if self._ends_early and len(taken) == len(self._names):
                 raise AllTaken
 
         return hook

@@ -114,7 +114,7 @@ def test_every_complete_file_has_one_line(seconds, fitted, category_name, tmp_pa
         idle = (cpu_s(process) - before) / (time.monotonic() - began)
         lying = len(os.listdir(inbox))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0  # PyTorch takes its time where memory is short
     finally:
         camera.stop.set()
         process.kill()

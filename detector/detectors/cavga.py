@@ -92,6 +92,11 @@ class Cavga:
         self._batches: NormalBatches | None = None
         self._training_scores: tuple[np.ndarray, np.ndarray] | None = None
 
+    @property
+    def networks(self) -> CavgaNetworks:
+        """The networks as they score."""
+        return self._networks
+
     def fit(self, batches: NormalBatches, *, progress: Progress | None = None) -> None:
         """Look at the normal images once; all there is to learn was learned in training.
 

@@ -114,6 +114,11 @@ class GuidedSegmentation:
             raise ModelError("the detector has no references yet", hint="fit it first")
         return self._references
 
+    @property
+    def networks(self) -> GuidedNetworks:
+        """The networks as they score, without batch norms."""
+        return self._networks
+
     def fit(self, batches: NormalBatches, *, progress: Progress | None = None) -> None:
         """Choose the normal images that guide; see `Detector.fit`.
 

@@ -83,6 +83,8 @@ class FusedEncoder(nn.Module):
         stages: the network's stages, ascending: 0..4, or 1..4 where it has no stage 0.
         names: of the submodules of `backbone` that end them.
         channels: of these stages.
+        ends_early: a pass ends with the last stage. An exception does that, and who traces a pass
+            needs every module to return.
 
     Raises:
         ConfigError: not as many stages as are to be frozen, or not four widths of guidance.
@@ -116,6 +118,7 @@ class FusedEncoder(nn.Module):
         self.stages = tuple(sorted(network.stages))
         self.names = tuple(network.stages[stage] for stage in self.stages)
         self.backbone = copy.deepcopy(network.module).eval()
+        self.ends_early = True
         self._call = _Call()
         self._hooks = [
             # A bound method, which a deep copy of the encoder binds to the copy; a closure would
@@ -186,7 +189,7 @@ class FusedEncoder(nn.Module):
         if guidance is not None and stage in FUSED_STAGES:
             output = self.fusions[str(stage)](output, guidance[stage])
         taken[stage] = output
-        if len(taken) == len(self.stages):
+        if self.ends_early and len(taken) == len(self.stages):
             raise AllTaken
         return output
 
