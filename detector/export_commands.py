@@ -43,7 +43,15 @@ _FORMATS = ("onnx", "torch-export", "openvino", "timm")
 @click.option("--overwrite", is_flag=True, help="Replace files of these names.")
 @common.json_option
 @common.domain_errors
-def export(model: Path, to, out: Path, batch, photos, overwrite, as_json: bool) -> None:
+def export(
+    model: Path,
+    to: str,
+    out: Path,
+    batch: int,
+    photos: tuple[Path, ...],
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Write a model as one graph for other runtimes, or its extractor for timm.
 
     MODEL is a model folder. The graph takes the canvas as bytes and gives score and score map;

@@ -99,4 +99,5 @@ def _picture() -> np.ndarray:
     blots = rng.integers(0, 256, (_COARSE, _COARSE, 3), dtype=np.uint8)
     smooth = cv2.resize(blots, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
     noise = rng.integers(-12, 13, smooth.shape)
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    picture: np.ndarray = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    return picture

@@ -36,6 +36,8 @@ def inspected_cells(grid: tuple[int, int], geometry: Geometry) -> torch.Tensor |
 class InspectedPixels(nn.Module):
     """Makes everything black that lies outside the region of interest, as `fit_image` does."""
 
+    mask: torch.Tensor | None
+
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         mask = None if geometry.roi is None else torch.from_numpy(geometry.roi.mask.copy())
@@ -80,6 +82,11 @@ class MapGraph(nn.Module):
 
     Source: as `score_map`.
     """
+
+    down: torch.Tensor
+    across: torch.Tensor
+    inside: torch.Tensor | None
+    shares: torch.Tensor | None
 
     def __init__(self, geometry: Geometry, grid: tuple[int, int], sigma_px: float) -> None:
         super().__init__()
@@ -126,7 +133,7 @@ class MapGraph(nn.Module):
         self.register_buffer("down", down.clone())
         self.register_buffer("across", across.clone())
         inside = shares = None
-        if cells is not None:
+        if cells is not None and geometry.roi is not None:
             # What cells outside the region would have weighed goes to others, and of nothing but
             # the region there is a map.
             inside = cells[0].float()
@@ -153,7 +160,8 @@ class MapGraph(nn.Module):
         blur = getattr(self, f"{name}_blur") * inside[:, None, :]
         # A pixel outside has weights too, of no use; a box is never empty for one inside.
         blur = blur / blur.sum(2, keepdim=True).clamp(min=1e-12)
-        return (blur @ upsample) * inside[:, :, None]
+        weights: torch.Tensor = (blur @ upsample) * inside[:, :, None]
+        return weights
 
 
 def _axis_cells(start: torch.Tensor, length: torch.Tensor, cells: int, pixels: int) -> torch.Tensor:

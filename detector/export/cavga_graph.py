@@ -13,6 +13,7 @@ from detector.cavga.classifier import NORMAL
 from detector.cavga.initial_weights import SLOPE
 from detector.cavga.latent import LatentHead
 from detector.cavga.losses import squared_errors
+from detector.cavga.networks import CavgaNetworks
 from detector.detectors import Cavga
 from detector.export.canvas_graph import InspectedPixels, MapGraph, shown_pixels
 
@@ -26,6 +27,8 @@ class CavgaGraph(nn.Module):
 
     Source: as `Cavga`; the derivative is the chain rule, which the tests compare with autograd.
     """
+
+    slopes: torch.Tensor
 
     def __init__(self, detector: Cavga) -> None:
         super().__init__()
@@ -65,16 +68,16 @@ class CavgaGraph(nn.Module):
     def _by_features(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) gradients of the evidence's scalar by the features."""
         convolution = self.head.body[0]
+        assert isinstance(convolution, nn.Conv2d) and isinstance(convolution.padding, tuple)
         raised = convolution(features) > 0
         slopes = torch.where(raised, self.slopes, self.slopes * SLOPE)
         return F.conv_transpose2d(slopes, convolution.weight, padding=convolution.padding)
 
 
-def _by_hidden(networks: object, shape: tuple[int, int, int]) -> torch.Tensor:
+def _by_hidden(networks: CavgaNetworks, shape: tuple[int, int, int]) -> torch.Tensor:
     """(1, C, h, w) gradient, by the head's hidden map, of what the attention derives.
 
     Args:
-        networks: `CavgaNetworks`.
         shape: of the hidden map, (C, h, w).
     """
     head, classifier = networks.head, networks.classifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from detector.export.canvas_graph import CANVAS_BOX, IMAGE, takes_box
 from detector.model import Model
@@ -77,7 +78,8 @@ def weights_description(model: Model, *, model_digest: str, packages: dict[str, 
     import timm
 
     network = model.detector.network
-    architecture = network.module.pretrained_cfg["architecture"]
+    about: Any = network.module.pretrained_cfg  # timm's, of which torch knows nothing
+    architecture = about["architecture"]
     config = model.config
     stages = config.stages if config.detector == "patchcore" else tuple(network.stages)
     return {
@@ -106,7 +108,8 @@ def description_text(description: dict) -> str:
 
 def batch_of(description: dict) -> int:
     """Images of one run."""
-    return description["inputs"][0]["shape"][0]
+    batch: int = description["inputs"][0]["shape"][0]
+    return batch
 
 
 def input_names(description: dict) -> Sequence[str]:

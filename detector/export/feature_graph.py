@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -65,4 +67,6 @@ class CellGraph(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 RGB -> (B, h, w, D) float32."""
-        return self.network.forward_features(self.own.preprocess(images)).permute(0, 2, 3, 1)
+        forward: Any = self.network.forward_features  # timm's, of which torch knows nothing
+        cells: torch.Tensor = forward(self.own.preprocess(images)).permute(0, 2, 3, 1)
+        return cells

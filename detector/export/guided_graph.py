@@ -21,6 +21,9 @@ class GuidedGraph(nn.Module):
     Source: as `GuidedSegmentation`.
     """
 
+    images: torch.Tensor
+    embeddings: torch.Tensor
+
     def __init__(self, detector: GuidedSegmentation) -> None:
         super().__init__()
         geometry, config = detector.geometry, detector.config
@@ -33,11 +36,11 @@ class GuidedGraph(nn.Module):
         self.segmenter.encoder.ends_early = False
         self.map = MapGraph(geometry, self.canvas, config.sigma_px) if config.sigma_px > 0 else None
         self.guidance = None
-        references = detector.references
-        if references is None:
+        references, untuned = detector.references, detector.untuned
+        if references is None or untuned is None:
             return
         self.guidance = detector.networks.guidance
-        self.cells = CellGraph(detector.untuned)
+        self.cells = CellGraph(untuned)
         state = references.state()
         shown = shown_pixels(state["references/canvas_box"].long(), self.canvas)
         # Padding is 0 to the guidance, whatever is there.

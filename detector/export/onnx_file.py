@@ -45,6 +45,7 @@ def onnx_bytes(program: torch.export.ExportedProgram, description: dict) -> byte
             output_names=[SCORE, MAP],
             verbose=False,
         )
+        assert made is not None  # as it is where dynamo=True
         proto = made.model_proto
     # The exporter notes where in our code each node comes from, with this machine's paths.
     for node in (
@@ -62,7 +63,8 @@ def onnx_bytes(program: torch.export.ExportedProgram, description: dict) -> byte
     del proto.metadata_props[:]
     note = proto.metadata_props.add()
     note.key, note.value = KEY, description_text(description)
-    return proto.SerializeToString(deterministic=True)
+    serialised: bytes = proto.SerializeToString(deterministic=True)
+    return serialised
 
 
 def open_onnx(path: Path, description: dict) -> Run:

@@ -17,6 +17,8 @@ class PatchCoreGraph(nn.Module):
     Source: as `PatchCore`.
     """
 
+    inside: torch.Tensor | None
+
     def __init__(self, detector: PatchCore) -> None:
         super().__init__()
         geometry, config = detector.geometry, detector.config

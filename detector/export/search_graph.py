@@ -26,6 +26,10 @@ class SearchGraph(nn.Module):
     Source: ours.
     """
 
+    mean: torch.Tensor
+    entries: torch.Tensor
+    halves: torch.Tensor
+
     def __init__(self, bank: MemoryBank) -> None:
         super().__init__()
         self.count = len(bank)
