@@ -6,7 +6,7 @@ Needs anomalib, which has an environment of its own: `make test-peers`.
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,7 +44,8 @@ def made(tiles, tiles_list, tmp_path_factory) -> SimpleNamespace:
         (out / "data" / folder).mkdir(parents=True)
         for sample in samples:
             name = sample.source.replace("/", "-")
-            os.symlink(sample.path.resolve(), out / "data" / folder / name)
+            # Not a link, which anomalib would follow to another name.
+            shutil.copyfile(sample.path, out / "data" / folder / name)
     invoke_gen(
         "build", out / "data" / "train" / "good", "--format", "folder", "--out", out / "set",
         "--policies", "cutpaste", "--quiet",

@@ -150,14 +150,14 @@ class MapGraph(nn.Module):
         pixels, cells = self.canvas[axis], self.grid[axis]
         valid = _axis_cells(start, length, cells, pixels)[:, None, :]  # (B, 1, cells)
         inside = _inside(start, length, pixels).float()  # (B, pixels)
-        upsample = getattr(self, f"{name}_upsample") * valid.float()
+        upsample: torch.Tensor = getattr(self, f"{name}_upsample") * valid.float()
         total = upsample.sum(2, keepdim=True)
         # Pixels between invalid cells only take the nearest valid one.
         away = (getattr(self, f"{name}_centres")[:, None] - torch.arange(cells)).abs()
         away = torch.where(valid, away, torch.full_like(away, float(cells + pixels)))
         nearest = away.argmin(2, keepdim=True) == torch.arange(cells)
         upsample = torch.where(total < 1e-9, nearest.float(), upsample / total.clamp(min=1e-9))
-        blur = getattr(self, f"{name}_blur") * inside[:, None, :]
+        blur: torch.Tensor = getattr(self, f"{name}_blur") * inside[:, None, :]
         # A pixel outside has weights too, of no use; a box is never empty for one inside.
         blur = blur / blur.sum(2, keepdim=True).clamp(min=1e-12)
         weights: torch.Tensor = (blur @ upsample) * inside[:, :, None]

@@ -68,7 +68,7 @@ class CavgaGraph(nn.Module):
     def _by_features(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) gradients of the evidence's scalar by the features."""
         convolution = self.head.body[0]
-        assert isinstance(convolution, nn.Conv2d) and isinstance(convolution.padding, tuple)
+        assert isinstance(convolution, nn.Conv2d) and not isinstance(convolution.padding, str)
         raised = convolution(features) > 0
         slopes = torch.where(raised, self.slopes, self.slopes * SLOPE)
         return F.conv_transpose2d(slopes, convolution.weight, padding=convolution.padding)
@@ -78,6 +78,7 @@ def _by_hidden(networks: CavgaNetworks, shape: tuple[int, int, int]) -> torch.Te
     """(1, C, h, w) gradient, by the head's hidden map, of what the attention derives.
 
     Args:
+        networks: as they score.
         shape: of the hidden map, (C, h, w).
     """
     head, classifier = networks.head, networks.classifier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from detector.export.canvas_graph import CANVAS_BOX, IMAGE, takes_box
 from detector.model import Model
@@ -78,14 +78,13 @@ def weights_description(model: Model, *, model_digest: str, packages: dict[str, 
     import timm
 
     network = model.detector.network
-    about: Any = network.module.pretrained_cfg  # timm's, of which torch knows nothing
-    architecture = about["architecture"]
+    known = cast(dict[str, Any], network.module.pretrained_cfg)
     config = model.config
     stages = config.stages if config.detector == "patchcore" else tuple(network.stages)
     return {
         **_origin(model, model_digest, packages),
         "timm": {
-            "architecture": architecture,
+            "architecture": known["architecture"],
             "classes": network.module.num_classes,
             "version": timm.__version__,
         },
@@ -104,12 +103,6 @@ def description_text(description: dict) -> str:
         return dump_json(description).decode("ascii")
     except SetError as error:  # a threshold that is no number is refused with the model
         raise ValueError(str(error)) from error
-
-
-def batch_of(description: dict) -> int:
-    """Images of one run."""
-    batch: int = description["inputs"][0]["shape"][0]
-    return batch
 
 
 def input_names(description: dict) -> Sequence[str]:

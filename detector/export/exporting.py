@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import cast
 
 from detector.export.agreement import TOLERANCE, Agreement, Run, check_agreement
 from detector.export.description import graph_description, weights_description
@@ -156,9 +157,9 @@ def _write_weights(model: Model, path: Path, digest: str, packages: dict[str, st
 
 def _write_graph(model: Model, path: Path, to: str, description: dict, batch: int) -> Run:
     """Writes the file; returns what runs it."""
-    from detector.export.graphs import trace_graph
+    from detector.export.graphs import Fitted, trace_graph
 
-    program = trace_graph(model.config.detector, model.detector, batch=batch)
+    program = trace_graph(model.config.detector, cast(Fitted, model.detector), batch=batch)
     if to == "torch-export":
         from detector.export import torch_file
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -67,6 +68,5 @@ class CellGraph(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, H, W, 3) uint8 RGB -> (B, h, w, D) float32."""
-        forward: Any = self.network.forward_features  # timm's, of which torch knows nothing
-        cells: torch.Tensor = forward(self.own.preprocess(images)).permute(0, 2, 3, 1)
-        return cells
+        forward = cast(Callable[[torch.Tensor], torch.Tensor], self.network.forward_features)
+        return forward(self.own.preprocess(images)).permute(0, 2, 3, 1)

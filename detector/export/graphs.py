@@ -7,13 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from detector.detectors import Detector
+from detector.detectors import Cavga, GaussianDetector, GuidedSegmentation, PatchCore
 from detector.export.canvas_graph import takes_box
 from detector.export.cavga_graph import CavgaGraph
 from detector.export.gaussian_graph import GaussianGraph
 from detector.export.guided_graph import GuidedGraph
 from detector.export.patchcore_graph import PatchCoreGraph
 from manifests.errors import ConfigError
+
+Fitted = PatchCore | GaussianDetector | GuidedSegmentation | Cavga
 
 GRAPHS: dict[str, Callable[..., nn.Module]] = {
     "patchcore": PatchCoreGraph,
@@ -23,7 +25,7 @@ GRAPHS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def trace_graph(kind: str, detector: Detector, *, batch: int) -> torch.export.ExportedProgram:
+def trace_graph(kind: str, detector: Fitted, *, batch: int) -> torch.export.ExportedProgram:
     """A detector's whole scoring as one graph of plain operations.
 
     Args:

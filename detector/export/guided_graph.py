@@ -36,11 +36,11 @@ class GuidedGraph(nn.Module):
         self.segmenter.encoder.ends_early = False
         self.map = MapGraph(geometry, self.canvas, config.sigma_px) if config.sigma_px > 0 else None
         self.guidance = None
-        references, untuned = detector.references, detector.untuned
-        if references is None or untuned is None:
+        references = detector.references
+        if references is None or detector.untuned is None:
             return
         self.guidance = detector.networks.guidance
-        self.cells = CellGraph(untuned)
+        self.cells = CellGraph(detector.untuned)
         state = references.state()
         shown = shown_pixels(state["references/canvas_box"].long(), self.canvas)
         # Padding is 0 to the guidance, whatever is there.

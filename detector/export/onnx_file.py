@@ -45,8 +45,9 @@ def onnx_bytes(program: torch.export.ExportedProgram, description: dict) -> byte
             output_names=[SCORE, MAP],
             verbose=False,
         )
-        assert made is not None  # as it is where dynamo=True
-        proto = made.model_proto
+    if made is None:
+        raise RuntimeError("torch.onnx.export gave nothing")
+    proto = made.model_proto
     # The exporter notes where in our code each node comes from, with this machine's paths.
     for node in (
         *proto.graph.node,
@@ -63,8 +64,8 @@ def onnx_bytes(program: torch.export.ExportedProgram, description: dict) -> byte
     del proto.metadata_props[:]
     note = proto.metadata_props.add()
     note.key, note.value = KEY, description_text(description)
-    serialised: bytes = proto.SerializeToString(deterministic=True)
-    return serialised
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
 
 
 def open_onnx(path: Path, description: dict) -> Run:
