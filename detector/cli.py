@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ from manifests.progress import Progress, progress_maker
 if TYPE_CHECKING:
     from detector.min_area import MinArea
     from detector.scored_image import ScoredImage
-    from manifests.categories import Category
 
 _SECTIONS = {
     "Make": ("fit",),

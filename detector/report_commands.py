@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from manifests import command_line as common
 from manifests.errors import ConfigError
 from manifests.option_types import LocationType
 from manifests.progress import progress_maker
+
+if TYPE_CHECKING:
+    from detector.min_area import MinArea
 
 
 @click.command()
@@ -67,23 +71,23 @@ from manifests.progress import progress_maker
 @common.quiet_option
 @common.domain_errors
 def report(
-    models,
-    data,
-    out,
-    sets,
-    title,
-    pictures,
-    picture_px,
-    device,
-    categories,
-    data_format,
-    train_list,
-    min_area,
-    max_megapixels,
-    skip_bad,
-    overwrite,
-    as_json,
-    quiet,
+    models: Path,
+    data: tuple[Path, ...],
+    out: Path,
+    sets: Path | str | None,
+    title: str,
+    pictures: int,
+    picture_px: int,
+    device: str,
+    categories: tuple[str, ...],
+    data_format: str | None,
+    train_list: Path | None,
+    min_area: MinArea,
+    max_megapixels: float,
+    skip_bad: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Measure models on labelled DATA, as eval does, and write one HTML page to look at.
 

@@ -57,7 +57,8 @@ def overlay(
         raise ValueError(f"cannot lay {heat.shape} from {low} to {high} over {image.shape}")
     colours, weight = _laid(heat, low, high, opacity)
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    return (colours * weight + grey[..., None] * (1 - weight) + np.float32(0.5)).astype(np.uint8)
+    mixed: np.ndarray = colours * weight + grey[..., None] * (1 - weight) + np.float32(0.5)
+    return mixed.astype(np.uint8)
 
 
 def heat_layer(

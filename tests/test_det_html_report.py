@@ -589,7 +589,7 @@ def test_a_wheel_carries_the_style_and_the_script(tmp_path):
     pytest.importorskip("pip")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "cutswap.py"):
         shutil.copy(REPO / name, tmp_path)
-    for name in ("detector", "generator", "manifests"):
+    for name in ("detector", "generator", "manifests", "cutswap-stubs"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet",

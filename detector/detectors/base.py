@@ -77,6 +77,8 @@ class Detector(Protocol):
     is_bounded: ClassVar[bool]
     """Whether scores and maps lie in 0 to 1, so that a half means the same for all models."""
 
+    geometry: Geometry
+    config: Any
     network: Network
     untuned: Network | None
     device: str

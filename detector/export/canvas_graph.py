@@ -160,7 +160,8 @@ class MapGraph(nn.Module):
         blur: torch.Tensor = getattr(self, f"{name}_blur") * inside[:, None, :]
         # A pixel outside has weights too, of no use; a box is never empty for one inside.
         blur = blur / blur.sum(2, keepdim=True).clamp(min=1e-12)
-        return (blur @ upsample) * inside[:, :, None]
+        weights: torch.Tensor = (blur @ upsample) * inside[:, :, None]
+        return weights
 
 
 def _axis_cells(start: torch.Tensor, length: torch.Tensor, cells: int, pixels: int) -> torch.Tensor:

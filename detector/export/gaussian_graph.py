@@ -38,7 +38,8 @@ class GaussianGraph(nn.Module):
         self.register_buffer("turned", factor.T.float().contiguous())
         blank = torch.zeros((1, *self.canvas, 3), dtype=torch.uint8)
         with torch.no_grad():
-            self.grid = tuple(self.cells(blank).shape[1:3])
+            _, h, w, _ = self.cells(blank).shape
+        self.grid = (h, w)
         self.inspected = InspectedPixels(geometry)
         self.register_buffer("inside", inspected_cells(self.grid, geometry))
         self.map = MapGraph(geometry, self.grid, detector.config.sigma_px)

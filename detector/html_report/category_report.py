@@ -80,7 +80,7 @@ def category_report(
     for i in worst_first(relative, labels, called)[:pictures].tolist():
         sample = evaluation.samples[i]
         image = read_image(sample.path, max_pixels=max_pixels)
-        placement = place(*image.shape[:2], model.geometry)
+        placement = place(image.shape[0], image.shape[1], model.geometry)
         if not np.array_equal(evaluation.valid[i], _counted(placement)):
             raise ImageError("has another shape than when it was scored", path=sample.path)
         images.append(

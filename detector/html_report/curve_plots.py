@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.html_report.markup import Markup, element
+from detector.html_report.markup import Markup, Value, element
 from detector.html_report.plot import Plot, line
 from detector.metrics import precision_recall_curve, roc_curve
 
@@ -83,7 +83,7 @@ def curve_picture(
         parts.append(element("path", {"class": style, "d": plot.path(curve.points)}))
     for number, curve in enumerate(curves):
         x, y = plot.place(*curve.limit)
-        at = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": _MARK_PX}
+        at: dict[str, Value] = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": _MARK_PX}
         words = f"{curve.name}: at the threshold {curve.limit[0]:.3f}, {curve.limit[1]:.3f}"
         parts.append(
             element(

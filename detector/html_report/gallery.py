@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detector.cases import HEAT_HIGH, HEAT_LOW
-from detector.html_report.markup import Markup, element
+from detector.html_report.markup import Markup, Value, element
 from detector.html_report.pictures import heat_ramp_uri
 from detector.html_report.shown_image import ShownImage
 from detector.html_report.words import VERDICTS, badge_shape, thousands
@@ -91,7 +91,13 @@ def layer_buttons() -> Markup:
 
 def _scale() -> Markup:
     """What the heat maps' colours mean."""
-    ramp = {"class": "ramp", "alt": "to", "width": 90, "height": 10, "src": heat_ramp_uri()}
+    ramp: dict[str, Value] = {
+        "class": "ramp",
+        "alt": "to",
+        "width": 90,
+        "height": 10,
+        "src": heat_ramp_uri(),
+    }
     return element(
         "p",
         {"class": "scale"},

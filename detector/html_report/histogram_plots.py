@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from detector.html_report.markup import Markup, element
+from detector.html_report.markup import Markup, Value, element
 from detector.html_report.plot import TOP_PX, Plot, line, tick_text, ticks
 
 WIDTH_PX, HEIGHT_PX = 420, 420
@@ -63,7 +63,7 @@ def score_histogram(relative: np.ndarray, labels: np.ndarray, *, name: str) -> M
     x, bottom = plot.place(1, 0)
     parts.append(line((x, TOP_PX), (x, bottom), "threshold"))
     is_right = x > 0.7 * WIDTH_PX
-    at = {"x": f"{x + (-6 if is_right else 6):.1f}", "y": TOP_PX + 10}
+    at: dict[str, Value] = {"x": f"{x + (-6 if is_right else 6):.1f}", "y": TOP_PX + 10}
     parts.append(
         element(
             "text",
@@ -104,7 +104,7 @@ def area_histogram(fractions: np.ndarray, *, name: str) -> Markup:
         parts.append(_hover(plot, i, i + 1, words))
     for i, edge in enumerate(AREA_EDGES):
         x, y = plot.place(i, 0)
-        at = {"class": "tick", "x": x, "y": y + 16, "text-anchor": "middle"}
+        at: dict[str, Value] = {"class": "tick", "x": x, "y": y + 16, "text-anchor": "middle"}
         parts.append(element("text", at, _percent(edge)))
     return plot.picture(
         *parts,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from detector.cases import HEAT_HIGH, HEAT_LOW
-from detector.html_report.markup import Markup, element
+from detector.html_report.markup import Markup, Value, element
 from manifests.annotate import fit_tile, heat_colours, heat_layer, overlay
 from manifests.geometry import Placement, restore_map
 
@@ -49,7 +49,12 @@ class Picture:
         Args:
             alt: what the picture shows, in words.
         """
-        size = {"width": self.width, "height": self.height, "decoding": "async", "loading": "lazy"}
+        size: dict[str, Value] = {
+            "width": self.width,
+            "height": self.height,
+            "decoding": "async",
+            "loading": "lazy",
+        }
         heat = outline = None
         if self.heat is not None:
             heat = element("img", {"class": "heat", "alt": "", "src": self.heat, **size})

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from detector.html_report.markup import Child, Markup, element, joined
+from detector.html_report.markup import Child, Markup, Value, element, joined
 
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 60, 14, 14, 44
 
@@ -91,7 +91,7 @@ class Plot:
         for value in x_ticks:
             x, y = self.place(value, self.y[0])
             parts.append(line((x, TOP_PX), (x, y), "grid"))
-            at = {"class": "tick", "x": x, "y": y + 16, "text-anchor": "middle"}
+            at: dict[str, Value] = {"class": "tick", "x": x, "y": y + 16, "text-anchor": "middle"}
             parts.append(element("text", at, tick_text(value)))
         for value in y_ticks:
             x, y = self.place(self.x[0], value)

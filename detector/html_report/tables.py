@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from detector.defect_results import DefectResult
-from detector.html_report.markup import Child, Markup, element, joined
+from detector.html_report.markup import Child, Markup, Value, element, joined
 from detector.html_report.words import NONE, counted_thousands, figure, percent, thousands
 from detector.report import METRIC_COLUMNS, OPTIONAL_METRICS, mean_metric
 from detector.results import EvalResult
@@ -182,7 +182,12 @@ def fact_table(rows: Iterable[tuple[str, Child]]) -> Markup:
 
 def scrolling(table: Markup, name: str) -> Markup:
     """A table that scrolls by itself where the page is narrower than it."""
-    around = {"class": "scroll", "role": "region", "aria-label": name, "tabindex": 0}
+    around: dict[str, Value] = {
+        "class": "scroll",
+        "role": "region",
+        "aria-label": name,
+        "tabindex": 0,
+    }
     return element("div", around, table)
 
 
