@@ -268,6 +268,8 @@ def test_every_option_is_tested_here():
         "--add", "--licence", "--attribution",
         # in test_cli_forged.py
         "--perlin-cells", "--alpha", "--saliency", "--donors", "--textures",
+        # in test_cli_roi.py
+        "--roi",
         # in test_gen_pipeline.py
         "--max-megapixels", "--skip-bad", "--overwrite",
     }  # fmt: skip

@@ -36,8 +36,8 @@ def drifting(monkeypatch, *numbers: int):
     fit = generator.replay_unit.fit_image
     seen: dict[str, int] = {}
 
-    def fit_otherwise(image, geometry):
-        canvas, placement = fit(image, geometry)
+    def fit_otherwise(image, geometry, *, path):
+        canvas, placement = fit(image, geometry, path=path)
         number = seen.setdefault(array_digest(canvas), len(seen))
         if number in numbers:
             y, x = placement.canvas_box[:2]
@@ -163,8 +163,8 @@ def test_images_that_drift_together_are_refused(parts, tmp_path, monkeypatch):
     """Two of different shards, which no single shard would notice."""
     fit = generator.replay_unit.fit_image
 
-    def fit_alike(image, geometry):
-        canvas, placement = fit(image, geometry)
+    def fit_alike(image, geometry, *, path):
+        canvas, placement = fit(image, geometry, path=path)
         return np.where(canvas < 255, np.uint8(7), canvas), placement
 
     monkeypatch.setattr(generator.replay_unit, "fit_image", fit_alike)

@@ -116,7 +116,7 @@ def test_verify_finds_every_flipped_bit_of_a_model(model, times):
         return found
 
     files = sorted(model.iterdir())
-    assert len(files) == 5
+    assert len(files) == 6
     found = flipped(files, times, problems)
     print(f"verify found {found} of {times} flipped bits of a model, and loading refused as many")
     assert found == times

@@ -72,7 +72,9 @@ def run_det(*arguments):
 
 
 def _run(main, arguments):
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # Bytes below, as a terminal has them: names that are no text are written so.
+    out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main.main([str(argument) for argument in arguments], standalone_mode=True)
         except SystemExit as error:
