@@ -20,6 +20,7 @@ from detector.model import Model, load_model
 from detector.new_normals import NewNormals, read_new_normals
 from detector.normal_list import FittedNormal
 from detector.normal_pixels import NormalCanvases, NormalPixels
+from detector.score_record import plain_path
 from detector.threshold import Threshold
 from detector.updated_calibration import updated_calibration
 from manifests.confine import category_folder
@@ -80,8 +81,8 @@ class BankUpdate:
         coverages = ("coverage_before", "coverage_after")
         return (
             vars(self)
-            | {"folder": str(self.folder)}
-            | {name: list(map(str, getattr(self, name))) for name in paths}
+            | {"folder": plain_path(self.folder)["path"]}
+            | {name: [plain_path(path)["path"] for path in getattr(self, name)] for name in paths}
             | {name: getattr(self, name).to_json() for name in thresholds}
             | {
                 name: {"radius": one.radius, "mean": one.mean, "patches": one.patches}

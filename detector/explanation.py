@@ -15,6 +15,7 @@ from detector.normal_list import FittedNormal
 from detector.normal_pixels import NormalPixels
 from detector.patch_boxes import Box, patch_box, source_box
 from detector.score_map import worst_cells
+from detector.score_record import plain_path
 from manifests.digest import array_digest, bytes_digest
 from manifests.errors import ConfigError, ModelError
 from manifests.geometry import repeated_grey
@@ -111,7 +112,7 @@ class Explanation:
         )  # fmt: skip
         plain = {name: getattr(self, name) for name in names}
         return {
-            "path": str(self.path),
+            **plain_path(self.path),
             **{name: list(one) if isinstance(one, tuple) else one for name, one in plain.items()},
             "neighbours": [one.to_json() for one in self.neighbours],
         }

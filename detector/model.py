@@ -202,7 +202,7 @@ def _check_normals(
     """Raises ModelError where a bank speaks of images that there are none of."""
     if normals is None:
         return
-    if record.added_normals >= len(normals) or record.score_bounds > record.image_threshold.n:
+    if record.added_normals >= len(normals):
         raise ModelError("counts more images than it has", path=path, hint=AGAIN)
     if not isinstance(detector, PatchCore):
         return

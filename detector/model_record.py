@@ -195,6 +195,11 @@ class ModelRecord:
             files.keys() == wanted,
             f"files are not {', '.join(sorted(wanted))} but {', '.join(sorted(files))[:120]}",
         )
+        image_threshold = _threshold(plain["image_threshold"], "image_threshold")
+        _require(
+            counts.get("score_bounds", 0) <= image_threshold.n,
+            "score_bounds is more than the scores that there are",
+        )
         return cls(
             category=plain["category"],
             config=config,
@@ -203,7 +208,7 @@ class ModelRecord:
             initial_digest=plain["initial_digest"],
             set_digest=plain["set_digest"],
             calibrated_on=source,
-            image_threshold=_threshold(plain["image_threshold"], "image_threshold"),
+            image_threshold=image_threshold,
             pixel_threshold=_threshold(plain["pixel_threshold"], "pixel_threshold"),
             training_files=frozenset(training),
             licence=plain["licence"],

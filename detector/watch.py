@@ -14,6 +14,7 @@ from detector.score_record import RecordedModel, error_record, image_record
 from detector.scoring import Scorer
 from detector.stop_signals import StopSignals
 from manifests.errors import CutswapError
+from manifests.images import IMAGE_SUFFIXES
 
 # Images handed to the scorer at a time: enough for its threads, in batches.
 _BATCHES = 8
@@ -114,5 +115,6 @@ def _timed(record: dict) -> dict:
 
 
 def _picture_name(path: Path) -> Path:
-    """`part.png` for `part.png`, `part.jpg.png` for `part.jpg`: known without a list of names."""
-    return Path(path.name if path.suffix == ".png" else f"{path.name}.png")
+    """`part.png` for `part.png`, `part.jpg.png` for `part.jpg`, another one for every name."""
+    is_free = Path(path.stem).suffix.lower() not in IMAGE_SUFFIXES
+    return Path(path.name if path.suffix == ".png" and is_free else f"{path.name}.png")

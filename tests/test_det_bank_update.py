@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import IMAGE_SIZE, invoke_det, invoke_gen
+from PIL import Image
 
 from detector.bank_growth import new_entries
 from detector.bank_update import update_bank
@@ -287,6 +288,31 @@ def test_a_recalibrated_model_keeps_the_scores_of_its_images_as_bounds(halves, t
     # Its images count once: in the thresholds, and not in the bank.
     assert (len(after.calibration), after.score_bounds, after.added_normals) == (10, 2, 8)
     assert after.calibration.source == before.calibration.source == "others"
+
+
+def test_recalibrating_an_updated_model_leaves_no_bound(halves, updated, tmp_path):
+    assert updated[0].score_bounds == 8
+    good = sorted((halves / "test").glob("good-*.png"))
+    invoke_det("recalibrate", halves / "models" / "updated", *good, "--out", tmp_path, "--quiet")
+    assert verify_model(tmp_path / "part") == []
+    again = load_model(tmp_path / "part")
+    assert (len(again.calibration), again.score_bounds, again.added_normals) == (2, 0, 8)
+
+
+def test_recalibrating_leaves_out_images_of_the_fit_in_other_files(halves, tmp_path):
+    for path in (halves / "one" / "part").glob("*.png"):
+        Image.open(path).save(tmp_path / f"{path.stem}.bmp")
+    result = invoke_det(
+        "recalibrate", halves / "models" / "one", tmp_path, "--out", tmp_path / "r", exit_code=1
+    )
+    assert "too few good images that the model has not seen" in result.output
+    good = sorted((halves / "test").glob("good-*.png"))
+    result = invoke_det(
+        "recalibrate", halves / "models" / "one", tmp_path, *good, "--out", tmp_path / "r",
+        "--json", "--quiet",
+    )  # fmt: skip
+    (told,) = json.loads(result.stdout)
+    assert (told["images"], told["seen"]) == (2, 8)
 
 
 def test_reweighted_scores_are_no_bounds(halves, tmp_path):

@@ -308,9 +308,10 @@ def test_forged_names_and_places_are_refused(
 def test_counts_that_cannot_be_are_refused(fitted, category_name, tmp_path):
     folder = tmp_path / category_name
     shutil.copytree(fitted / category_name, folder)
-    for changes in ({"added_normals": 9}, {"score_bounds": 10}):
-        rewrite(folder, **({"added_normals": 0, "score_bounds": 0} | changes))
-        with pytest.raises(ModelError, match="counts more images than it has"):
-            load_model(folder)
+    rewrite(folder, added_normals=9, score_bounds=0)
+    with pytest.raises(ModelError, match="counts more images than it has"):
+        load_model(folder)
+    rewrite(folder, added_normals=0, score_bounds=10)
+    assert "score_bounds is more than the scores" in str(verify_model(folder)[0])
     rewrite(folder, added_normals=-1)
     assert "added_normals is not 0 or more" in str(verify_model(folder)[0])

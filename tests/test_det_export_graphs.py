@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import zipfile
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from detector.detectors import (
     PatchCore,
     PatchCoreConfig,
 )
+from detector.export.agreement import check_agreement
 from detector.export.graphs import GRAPHS, trace_graph
 from detector.export.onnx_file import onnx_bytes, open_onnx
 from detector.export.openvino_file import open_openvino, write_openvino
@@ -139,6 +142,20 @@ def test_a_graph_says_what_the_detector_says(case, fit):
         assert not wanted.map[:, ~detector.geometry.roi.mask].any()
     # Not one answer for all.
     assert len(np.unique(wanted.image)) == len(images)
+
+
+def test_a_batch_of_a_region_agrees_with_the_model():
+    """What the comparison shifts to make other images of one stays black outside the region."""
+    name, detector = fitted("patchcore", "roi")
+    program = trace_graph(name, detector, batch=3)
+
+    def run(inputs):
+        with torch.no_grad():
+            return [one.numpy() for one in program.module()(*map(torch.from_numpy, inputs))]
+
+    model = SimpleNamespace(detector=detector, geometry=detector.geometry)
+    found = check_agreement(model, run, path=Path("x.pt2"), batch=3)
+    assert found.images == 3 and found.score < 1e-4 and found.map < 1e-4
 
 
 def test_every_detector_has_a_graph():

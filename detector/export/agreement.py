@@ -56,12 +56,14 @@ def check_agreement(
         OutputError: they differ by more than `TOLERANCE`.
         ImageError: a photo that cannot be read.
     """
-    pictures = [read_image(one, max_pixels=DEFAULT_MAX_PIXELS) for one in photos] or [_picture()]
     worst_score = worst_map = 0.0
-    for picture in pictures:
+    for photo in photos or (None,):
+        picture = _picture() if photo is None else read_image(photo, max_pixels=DEFAULT_MAX_PIXELS)
         canvas, placement = fit_image(picture, model.geometry)
         # Of a batch, all images but the first are others, so that none could answer for another.
         canvases = np.stack([np.roll(canvas, 8 * i, axis=1) for i in range(batch)])
+        if model.geometry.roi is not None:
+            canvases *= model.geometry.roi.mask[..., None]  # as every canvas is
         boxes = np.array([placement.canvas_box] * batch, dtype=np.int64)
         wanted = model.detector.score(canvases, boxes)
         score, maps = run([canvases, boxes] if takes_box(model.geometry) else [canvases])
@@ -76,7 +78,7 @@ def check_agreement(
             got=f"{worst_score:.3g} of a score, {worst_map:.3g} of a map's largest value",
             hint="report it, with the versions of cutswap and of the packages of cutswap[export]",
         )
-    return Agreement(len(pictures) * batch, worst_score, worst_map)
+    return Agreement(max(1, len(photos)) * batch, worst_score, worst_map)
 
 
 def _difference(found: np.ndarray, wanted: np.ndarray, of: np.ndarray) -> float:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from detector.export.agreement import Run
 from detector.export.description import KEY, MAP, SCORE, description_text, input_names
+from detector.export.quiet import quiet
 from manifests.errors import ConfigError
 
 # Read by everything that is maintained, and the oldest that torch writes by itself.
@@ -77,20 +74,3 @@ def open_onnx(path: Path, description: dict) -> Run:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = input_names(description)
     return lambda inputs: session.run([SCORE, MAP], dict(zip(names, inputs, strict=True)))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The exporter's remarks about itself are no news to a user."""
-    logger = logging.getLogger("torch.onnx")
-    others = [logger, logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")]
-    before = [one.level for one in others]
-    for one in others:
-        one.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(others, before, strict=True):
-            one.setLevel(level)

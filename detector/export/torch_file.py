@@ -11,6 +11,7 @@ import torch
 from detector.export.agreement import Run
 from detector.export.description import KEY, description_text
 from detector.export.graphs import pruned
+from detector.export.quiet import quiet
 
 DESCRIPTION = f"{KEY}.json"
 
@@ -18,9 +19,10 @@ DESCRIPTION = f"{KEY}.json"
 def archive_bytes(program: torch.export.ExportedProgram, description: dict) -> bytes:
     """The archive: the graph as JSON, weights as plain bytes, nothing pickled."""
     buffer = io.BytesIO()
-    torch.export.save(
-        pruned(program), buffer, extra_files={DESCRIPTION: description_text(description)}
-    )
+    with quiet():
+        torch.export.save(
+            pruned(program), buffer, extra_files={DESCRIPTION: description_text(description)}
+        )
     return buffer.getvalue()
 
 
