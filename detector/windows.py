@@ -92,15 +92,15 @@ class WindowSampler:
             pixel = edited[streams[i].integers(len(edited))]
             low = np.clip(pixel - self._tile_px + 1, 0, room)
             corners[i] = streams[i].integers(low, np.minimum(pixel, room) + 1)
-        # Negative i of a kind belongs to normal i; of a kind with another share, perhaps another.
-        normals = np.flatnonzero(is_normal)
-        blocks = [np.flatnonzero(drawn.labels == label) for label in range(1, len(self.labels))]
-        paired = [block for block in blocks if len(block) == len(normals)]
-        for row, normal in enumerate(normals):
-            if paired:
-                corners[normal] = corners[paired[streams[normal].integers(len(paired))][row]]
-            else:
-                corners[normal] = streams[normal].integers(room + 1)
+        # Image k of a kind belongs to normal k modulo B. A normal without one here, as with shares
+        # under 1, takes the window of some negative all the same.
+        starts = np.cumsum([0, *self.counts[:-1]])
+        owners = (places - starts[drawn.labels]) % self.normals_per_batch
+        negatives = np.flatnonzero(~is_normal)
+        for normal in np.flatnonzero(is_normal):
+            own = negatives[owners[negatives] == owners[normal]]
+            chosen = own if len(own) else negatives
+            corners[normal] = corners[chosen[streams[normal].integers(len(chosen))]]
         return corners
 
     def _cut(self, images: np.ndarray, corners: np.ndarray) -> np.ndarray:

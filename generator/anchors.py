@@ -90,8 +90,8 @@ def sample_pair(
         height_px, width_px: sides of the boxes, 1 or more.
         cluster: start in the cluster of the highest ("max") or lowest ("min") centroid, or in
             one at random, each cluster as likely as the others.
-        smallest_area_frac: floor of the shrinking, as a fraction of the valid box's area; a box
-            below the floor does not shrink.
+        smallest_area_frac: floor of the shrinking, as a fraction of the valid box's (or region's)
+            area; a box below the floor does not shrink.
         accept: a further condition on the two boxes. A step of the search on which it refuses
             100 pairs counts as one without a pair.
         roi: (H, W) bool within the valid box; no box leaves it. None for all of the box. Labels
@@ -117,7 +117,8 @@ def sample_pair(
     top, left, valid_height, valid_width = valid_box
     shown = labels[top : top + valid_height, left : left + valid_width]
     allowed = _shown(roi, valid_box)
-    sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * valid_height * valid_width)
+    area_px = valid_height * valid_width if roi is None else int(np.count_nonzero(roi))
+    sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * area_px)
     if cluster == "random":
         chosen = int(rng.integers(n_clusters))
     else:
@@ -169,7 +170,8 @@ def sample_pair_anywhere(
     if min(height_px, width_px) < 1:
         raise ValueError(f"no pair of {height_px} x {width_px} boxes")
     top, left, valid_height, valid_width = valid_box
-    sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * valid_height * valid_width)
+    area_px = valid_height * valid_width if roi is None else int(np.count_nonzero(roi))
+    sizes = _shrinking_sizes(height_px, width_px, smallest_area_frac * area_px)
     allowed = _shown(roi, valid_box)
     everywhere = _everywhere(allowed, (valid_height, valid_width))
     return _first_pair(

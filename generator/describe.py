@@ -55,7 +55,7 @@ def _geometry_words(recipe: Mapping[str, Any]) -> str:
     try:
         runs = geometry["roi"]["runs"]
         return f"{words}, {100 * sum(runs[1::2]) / sum(runs):.0f} % inspected"
-    except (KeyError, TypeError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         return f"{words}, malformed region of interest"
 
 

@@ -174,6 +174,7 @@ class StoredSaliency:
         if old["geometry"] != recipe["geometry"]:
             sides = [
                 f"{plain['height']}x{plain['width']} --fit {plain['fit']}"
+                + (f" --roi of {len(plain['roi']['runs'])} runs" if "roi" in plain else "")
                 for plain in (recipe["geometry"], old["geometry"])
             ]
             self._refuse("geometry", "--image-size", *sides)

@@ -164,7 +164,7 @@ def fit_image(
 
     Raises:
         ImageError: there is a region of interest, the aspect ratio is kept, and the image's is not
-            that of the region's mask.
+            that of the region's mask; or it shows nothing of the region.
         ValueError: not such an array.
 
     Source: ours.
@@ -174,6 +174,8 @@ def fit_image(
     _check_aspect(image, geometry, path)
     placement = place(image.shape[0], image.shape[1], geometry)
     y, x, h, w = placement.canvas_box
+    if geometry.roi is not None and not _cut(geometry.roi.mask, placement.canvas_box).any():
+        raise ImageError("shows nothing of the region of interest", path=path)
     shown = _resized(_cut(image, placement.source_box), h, w)
     # Without a base it is no part of `image`, but was made by resizing: nobody else has it.
     if shown.shape == (geometry.height, geometry.width, 3) and shown.base is None:
@@ -245,9 +247,16 @@ def restore_map(map: np.ndarray, placement: Placement, *, outside: float = 0.0) 
     y, x, h, w = placement.source_box
     shown = np.ascontiguousarray(_cut(map, placement.canvas_box), np.float32)
     restored = np.full((placement.source_height, placement.source_width), outside, np.float32)
-    restored[y : y + h, x : x + w] = cv2.resize(shown, (w, h), interpolation=cv2.INTER_LINEAR)
-    if placement.geometry.roi is not None:
-        restored[~inspected(placement)] = outside
+    roi = placement.geometry.roi
+    if roi is None:
+        restored[y : y + h, x : x + w] = cv2.resize(shown, (w, h), interpolation=cv2.INTER_LINEAR)
+        return restored
+    # Means over the region alone: what lies outside has no score that could darken its edge.
+    inside = np.ascontiguousarray(_cut(roi.mask, placement.canvas_box), np.float32)
+    total = cv2.resize(shown * inside, (w, h), interpolation=cv2.INTER_LINEAR)
+    weight = cv2.resize(inside, (w, h), interpolation=cv2.INTER_LINEAR)
+    restored[y : y + h, x : x + w] = total / np.maximum(weight, np.finfo(np.float32).tiny)
+    restored[~inspected(placement)] = outside
     return restored
 
 

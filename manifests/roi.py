@@ -103,6 +103,9 @@ class Roi:
 def read_roi(path: str | os.PathLike[str], *, height: int, width: int, fit: str) -> Roi:
     """Reads a region of interest from a mask file and fits it to a canvas as an image of its size.
 
+    A canvas pixel is inside where all pixels of the mask are white that it would be made from:
+    whatever happens in the black part then changes nothing.
+
     Args:
         path: an image, white (grey 128 or more) where the part is inspected.
         height, width, fit: of the canvas; see `Geometry`.
@@ -111,16 +114,43 @@ def read_roi(path: str | os.PathLike[str], *, height: int, width: int, fit: str)
         ImageError: not an image that can be read.
         ConfigError: nothing is white, or a crop leaves nothing of it.
     """
-    from manifests.geometry import Geometry, fit_mask, place
+    from manifests.geometry import Geometry, place
     from manifests.images import read_mask
 
     mask = read_mask(path, binarise_at=INSIDE_FROM)
     placement = place(mask.shape[0], mask.shape[1], Geometry(height, width, fit))
+    inside = np.zeros((height, width), dtype=bool)
+    y, x, h, w = placement.canvas_box
+    top, left, shown_h, shown_w = placement.source_box
+    source = mask[top : top + shown_h, left : left + shown_w]
+    inside[y : y + h, x : x + w] = _all_white(source, h, w)
     try:
-        return Roi.of_mask(
-            fit_mask(mask, placement), source_height=mask.shape[0], source_width=mask.shape[1]
-        )
+        return Roi.of_mask(inside, source_height=mask.shape[0], source_width=mask.shape[1])
     except ConfigError as error:
         raise ConfigError(
             f"{os.fspath(path)} marks nothing of the canvas to inspect", hint=error.hint
         ) from error
+
+
+def _all_white(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width) bool, where a mask (H, W) bool is True in all that a new pixel reads."""
+    black = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int64)
+    np.cumsum(np.cumsum(~mask, axis=0, dtype=np.int64), axis=1, out=black[1:, 1:])
+    top, bottom = _read_by(mask.shape[0], height)
+    left, right = _read_by(mask.shape[1], width)
+    count = black[bottom][:, right] - black[top][:, right] - black[bottom][:, left]
+    count += black[top][:, left]
+    is_white: np.ndarray = count == 0
+    return is_white
+
+
+def _read_by(side: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past the last of the source's pixels that each new pixel is made from.
+
+    The area under it where the axis shrinks, the two nearest centres where it grows.
+    """
+    number = np.arange(pixels)
+    if side >= pixels:
+        return number * side // pixels, -(-(number + 1) * side // pixels)
+    low = ((2 * number + 1) * side - pixels) // (2 * pixels)
+    return np.clip(low, 0, side - 1), np.clip(low + 2, 1, side)

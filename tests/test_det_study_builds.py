@@ -11,12 +11,15 @@ import pytest
 from conftest import REPO
 from PIL import Image
 
+from detector.config import FitConfig
 from detector.study.builds import BuildFailed, Sets, build_command, request_set
+from detector.study.cells import StudyData, make_cell
 from detector.study.locks import LOCK_NAME, waiting_lock
 from detector.study.plan import DataSpec
+from detector.train_config import TrainConfig
 from manifests.datasets import open_data
 from manifests.digest import file_digest
-from manifests.errors import ConfigError, DataError, OutputError, WeightsError
+from manifests.errors import ConfigError, DataError, ImageError, OutputError, WeightsError
 
 DATA = DataSpec("part", Path("photos"))
 HOLD = """
@@ -217,3 +220,26 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         waiting_lock(tmp_path / "file" / "set", what="a set"),
     ):
         pass
+
+
+def test_a_region_is_known_by_what_is_in_its_mask(tmp_path):
+    mask = tmp_path / "roi.png"
+    mask.write_bytes(b"one")
+    plain = request_set(DATA, "few", {}, tmp_path)
+    one = request_set(DATA, "few", {"roi": str(mask)}, tmp_path)
+    mask.write_bytes(b"two")
+    other = request_set(DATA, "few", {"roi": str(mask)}, tmp_path)
+    assert len({one.folder for one in (plain, one, other)}) == 3
+    # Outside it is black: another picture, and another saliency.
+    assert len({one.saliency_key for one in (plain, one, other)}) == 3
+    data = StudyData(None, {}, "d" * 64)
+    keys = {
+        make_cell(
+            data, None, request, FitConfig(train=TrainConfig(updates=0)), None, coreset=0.01,
+            seed=0, draw=0, network_digest="n" * 64, out=tmp_path,
+        ).key
+        for request in (plain, one, other)
+    }  # fmt: skip
+    assert len(keys) == 3
+    with pytest.raises(ImageError, match="the roi of set few cannot be read"):
+        request_set(DATA, "few", {"roi": str(tmp_path / "none.png")}, tmp_path)

@@ -215,6 +215,25 @@ def test_windows_follow_from_seed_and_update_and_parts_make_the_whole():
         np.testing.assert_array_equal(part.masks, whole.masks[part.places])
 
 
+@pytest.mark.parametrize("shares", [(2, 2), (0.5, 2), (0.5, 0.5)])
+def test_with_any_shares_a_normal_has_the_window_of_a_negative(shares):
+    source, windows = PaintedSet(), sampler(shares=shares, side=26)
+    for update in range(4):
+        batch = windows.batch(update)
+        negatives = np.flatnonzero(batch.labels > 0)
+        corners = {
+            i: corner_of(source[int(batch.rows[i]) - 8].image, batch.images[i]) for i in negatives
+        }
+        for i in np.flatnonzero(batch.labels == 0):
+            normal = int(batch.rows[i])
+            own = [j for j in negatives if source.negative_normal[batch.rows[j] - 8] == normal]
+            image = source.normal(normal).image
+            assert any(
+                np.array_equal(batch.images[i], image[y : y + 26, x : x + 26])
+                for y, x in (corners[j] for j in (own or negatives))
+            )
+
+
 def test_windows_with_other_shares_and_of_small_images():
     batch = sampler(shares=(0.5, 2)).batch(0, with_masks=True)
     assert batch.images.shape[0] == 4 + 2 + 8

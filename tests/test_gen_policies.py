@@ -434,3 +434,15 @@ def test_scar_fit_by_hand():
     assert fit(4500, 0, edge, (10, 0, 40, WIDTH))
     assert fit(0, 0, edge, (20, 0, 10, WIDTH))
     assert not fit(4500, 0, ((20, 30, 10, 2), far[1]), (22, 0, 10, WIDTH))
+
+
+def test_a_size_that_fits_nowhere_in_a_region_is_drawn_again(row):
+    """A ring, thinner than most patches."""
+    ring = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    ring[4:68, 4:108] = True
+    ring[14:58, 14:98] = False
+    context = context_of(noise_image(), (4, 4, 64, 104), roi=ring)
+    for draw in draws_of(row, context):
+        assert draw is not None
+        _, mask = render(context.image, draw.edits, context.donor_images)
+        assert mask.any() and not (mask & ~ring).any()

@@ -167,3 +167,50 @@ def test_a_photo_of_another_shape_is_refused_where_the_aspect_ratio_is_kept(tmp_
     fit_image(photo(601, 1000), geometry)
     with pytest.raises(ImageError, match=r"x.png: not of the shape.*60 x 100.*100 x 60"):
         fit_image(photo(100, 60), geometry, path="x.png")
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 130), (1000, 999), (20, 30), (70, 25)])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox", "crop"])
+def test_nothing_black_in_the_mask_changes_a_canvas_whatever_the_sizes(
+    tmp_path, height, width, fit
+):
+    rng = np.random.default_rng(height)
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 7 : -height // 5, width // 6 : -width // 9] = 255
+    mask[height // 2 :, width // 2 :] = 255
+    mask[int(0.6 * height) : int(0.7 * height), int(0.3 * width) : int(0.5 * width)] = 0
+    write_png(tmp_path / "roi.png", mask)
+    geometry = Geometry(64, 56, fit, read_roi(tmp_path / "roi.png", height=64, width=56, fit=fit))
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    canvas, _ = fit_image(image, geometry)
+    other = image.copy()
+    other[mask == 0] = 255 - other[mask == 0]
+    np.testing.assert_array_equal(fit_image(other, geometry)[0], canvas)
+    # And no more is lost than a canvas pixel along the edge.
+    white = fit_mask(mask > 0, place(height, width, Geometry(64, 56, fit)))
+    inside = geometry.roi.mask
+    near = np.zeros_like(inside)
+    reach = 2 if min(height, width) >= 64 else 5
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            near |= np.roll(inside, (dy, dx), axis=(0, 1))
+    assert not (inside & ~white).any() and not (white & ~near).any()
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_scores_do_not_fade_along_the_edge_of_the_region(scale):
+    geometry = Geometry(H, W, "stretch", roi_of(corner_mask()))
+    placement = place(scale * H, scale * W, geometry)
+    full = restore_map(np.full((H, W), 3, np.float32), placement)
+    np.testing.assert_allclose(full[inspected(placement)], 3.0, rtol=1e-6)
+    assert not full[~inspected(placement)].any()
+
+
+def test_a_photo_that_shows_nothing_of_the_region_is_named():
+    mask = np.zeros((H, 2 * W), dtype=bool)
+    mask[:, 0] = True
+    roi = Roi.of_mask(mask, source_height=100, source_width=250)
+    geometry = Geometry(H, 2 * W, "letterbox", roi)
+    fit_image(photo(100, 250), geometry)
+    with pytest.raises(ImageError, match=r"y\.png: shows nothing of the region of interest"):
+        fit_image(photo(102, 250), geometry, path="y.png")

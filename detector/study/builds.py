@@ -20,7 +20,7 @@ from detector.anomalous_images import files_digest
 from detector.study.locks import waiting_lock
 from detector.study.plan_types import DataSpec
 from manifests.digest import file_digest
-from manifests.errors import ConfigError, CutswapError, WeightsError
+from manifests.errors import ConfigError, CutswapError, ImageError, WeightsError
 from manifests.schema import read_manifest
 from manifests.set_folders import find_sets
 
@@ -34,6 +34,7 @@ _SALIENCY_OPTIONS = (
     "preset",
     "image_size",
     "fit",
+    "roi",
     "precision",
     "threads",
     "batch",
@@ -58,7 +59,8 @@ class SetRequest:
 
     Attributes:
         options: of `cutswap-gen build`, long names with underscores.
-        digests: SHA-256 of what its options name by a path (`weights`, `textures`), by option.
+        digests: SHA-256 of what its options name by a path (`weights`, `roi`, `textures`), by
+            option.
         training_files: what it is made of.
         folder: where its categories' sets lie, or will lie: another one when the files change.
         key: digest of data and options; of the files, a study knows more than this.
@@ -202,6 +204,7 @@ def request_set(
         ConfigError: an option that the study sets itself, that belongs to the data, or that is no
             switch and yet false.
         WeightsError: the file that `weights` names cannot be read.
+        ImageError: nor can the mask that `roi` names.
         DataError: nor can the folder that `textures` names, or there is no image in it.
     """
     taken = sorted(_OWN & set(options))
@@ -221,14 +224,16 @@ def request_set(
         if value is False:
             raise ConfigError(f"set {name}: {_flag(option)} cannot be false", hint="leave it out")
     digests = {}
-    if "weights" in options:
-        weights = Path(str(options["weights"]))
-        try:
-            digests["weights"] = file_digest(weights)
-        except OSError as error:
-            raise WeightsError(
-                f"the weights of set {name} cannot be read: {error.strerror or error}", path=weights
-            ) from error
+    for option, kind in (("weights", WeightsError), ("roi", ImageError)):
+        if option in options:
+            path = Path(str(options[option]))
+            try:
+                digests[option] = file_digest(path)
+            except OSError as error:
+                raise kind(
+                    f"the {option} of set {name} cannot be read: {error.strerror or error}",
+                    path=path,
+                ) from error
     if "textures" in options:
         digests["textures"] = files_digest(Path(str(options["textures"])))
     options = {**_DEFAULTS, **options}

@@ -130,6 +130,7 @@ def make_cell(
     options = request.options
     geometry = {name: options.get(name) for name in _GEOMETRY_OPTIONS}
     geometry |= {name: options[name] for name in _IMAGE_OPTIONS if name in options}
+    geometry |= {"roi": request.digests["roi"]} if "roi" in request.digests else {}
     extractor: dict[str, Any] = {"network": config.network, "weights": network_digest}
     if config.train.updates:
         extractor |= {"train": train, "set": request.key, "data": data.digest}
@@ -138,6 +139,8 @@ def make_cell(
         own = {name: getattr(config, name) for name in TRAINED_WITH[config.detector]}
         extractor |= {"detector": config.detector, "trained_with": own}
     detector_config = dict(vars(config.detector_config()))
+    if config.tile is None:
+        detector_config.pop("tile", None)  # as there
     if config.memory_budget == DEFAULT_BYTES:
         detector_config.pop("memory_budget", None)  # as in the keys of cells made before it was one
     detector = {

@@ -203,8 +203,9 @@ def _data(plain: Mapping[str, Any], folder: Path) -> list[DataSpec]:
 def _options(where: str, table: object, folder: Path) -> dict[str, Any]:
     """Options of a command; a path among them as seen from here."""
     options = options_of(where, table)
-    if "weights" in options:
-        options["weights"] = str(folder / text_of(options, "weights", where=where))
+    for name in ("weights", "roi", "textures"):
+        if name in options:
+            options[name] = str(folder / text_of(options, name, where=where))
     return options
 
 

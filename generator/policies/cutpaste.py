@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from generator.anchors import NONE, sample_box
+from generator.anchors import MAX_TRIES, NONE, SHRINK_AREA, SHRUNK, sample_box
 from generator.policies.base import (
     Draw,
     ImageContext,
@@ -16,7 +16,7 @@ from generator.policies.base import (
 )
 from generator.policies.colour_jitter import check_colour_jitter, has_no_colour, jittered_colour
 from generator.policies.shapes import check_feather, check_patch_shape, patch_size, seam_width
-from manifests.edits import Copy
+from manifests.edits import Box, Copy
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,33 @@ class CutPaste:
         config, valid_box = self.config, context.valid_box
         is_grey = has_no_colour(context.image, valid_box)
 
+        def place() -> tuple[Box, Box, int] | None:
+            # In a region of another shape than a box a size may fit nowhere: it is drawn again,
+            # smaller every time.
+            for step in range(1 if context.roi is None else MAX_TRIES):
+                drawn = patch_size(rng, valid_box, area_frac=config.area_frac, aspect=config.aspect)
+                side = SHRINK_AREA ** (step / 4)
+                h, w = (
+                    max(1, min(round(one * side) if step else one, most))
+                    for one, most in zip(drawn, valid_box[2:], strict=True)
+                )
+                src, dst = (sample_box(rng, valid_box, h, w, roi=context.roi) for _ in range(2))
+                if src is not None and dst is not None:
+                    return src, dst, SHRUNK if step else NONE
+            return None
+
         def propose() -> Proposal | None:
-            drawn = patch_size(rng, valid_box, area_frac=config.area_frac, aspect=config.aspect)
-            h, w = min(drawn[0], valid_box[2]), min(drawn[1], valid_box[3])
-            src, dst = (sample_box(rng, valid_box, h, w, roi=context.roi) for _ in range(2))
-            if src is None or dst is None:
+            placed = place()
+            if placed is None:
                 return None
+            src, dst, fallback = placed
+            h, w = src[2:]
             colour = jittered_colour(
                 rng, context.image, src, strength=config.colour_jitter, is_grey=is_grey
             )
             canvas = context.image.shape[:2]
             seam = seam_width(config.feather_px, *canvas, box_height=h, box_width=w)
             paste = Copy(src, dst, colour=colour, feather_px=seam)
-            return Proposal((paste,), (src, dst), NONE)
+            return Proposal((paste,), (src, dst), fallback)
 
         return first_visible(propose, context.image, noop_tolerance=config.noop_tolerance)
