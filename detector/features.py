@@ -178,10 +178,13 @@ def cell_origins(valid: np.ndarray, *, first_image: int = 0) -> torch.Tensor:
 
 
 def _axis_cells(cells: int, pixels: int, start: int, length: int) -> np.ndarray:
-    centres = (np.arange(cells) + 0.5) * (pixels / cells)
-    inside = (centres >= start) & (centres < start + length)
+    """(cells,) bool; of centres equally far from the middle of a thin box the first counts."""
+    # In units of half a cell by a pixel everything is a whole number, and no tie is left to
+    # rounding, here or in an exported graph.
+    centres = (2 * np.arange(cells) + 1) * pixels
+    inside: np.ndarray = (centres >= 2 * cells * start) & (centres < 2 * cells * (start + length))
     if not inside.any():
-        inside[np.abs(centres - (start + length / 2)).argmin()] = True
+        inside[np.abs(centres - (2 * start + length) * cells).argmin()] = True
     return inside
 
 

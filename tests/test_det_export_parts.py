@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -88,6 +89,28 @@ def test_cells_and_pixels_of_a_box(height, width, grid):
         wanted = np.zeros((height, width), bool)
         wanted[y : y + h, x : x + w] = True
         assert np.array_equal(shown, wanted)
+
+
+def exact_line(cells: int, pixels: int, start: int, length: int) -> list[bool]:
+    """Which centres lie in the box, or else the first of the nearest to its middle."""
+    centres = [Fraction((2 * k + 1) * pixels, 2 * cells) for k in range(cells)]
+    if any(inside := [start <= centre < start + length for centre in centres]):
+        return inside
+    away = [abs(centre - Fraction(2 * start + length, 2)) for centre in centres]
+    return [k == away.index(min(away)) for k in range(cells)]
+
+
+@pytest.mark.parametrize("pixels", [33, 40, 70, 101])
+@pytest.mark.parametrize("cells", [3, 8, 9, 25])
+def test_ties_of_cells_are_broken_alike(cells, pixels):
+    lines = [(y, h) for y in range(pixels) for h in (1, 2, 3, 7) if y + h <= pixels]
+    boxes = np.array([(y, 0, h, 64) for y, h in lines])
+    found = shown_cells(torch.from_numpy(boxes), (cells, 2), (pixels, 64)).numpy()
+    geometry = Geometry(pixels, 64, "letterbox")
+    for (y, h), box, of_graph in zip(lines, boxes, found, strict=True):
+        wanted = exact_line(cells, pixels, y, h)
+        assert of_graph[:, 0].tolist() == wanted, (y, h)
+        assert valid_cells((cells, 2), geometry, box)[:, 0].tolist() == wanted, (y, h)
 
 
 @pytest.mark.parametrize("sigma_px", [0.0, 4.0])

@@ -166,11 +166,13 @@ class MapGraph(nn.Module):
 
 def _axis_cells(start: torch.Tensor, length: torch.Tensor, cells: int, pixels: int) -> torch.Tensor:
     """(B, cells) bool; starts and lengths are (B, 1) int64."""
-    centres = (np.arange(cells) + 0.5) * (pixels / cells)
-    # Boxes are whole pixels: comparing whole numbers asks the same, in any runtime's arithmetic.
-    floors = torch.from_numpy(np.floor(centres).astype(np.int64))
-    inside = (floors >= start) & (floors < start + length)
-    away = (torch.from_numpy(centres).float() - (start + length / 2.0)).abs()
+    # Whole numbers, as `features.valid_cells` has them; the smallest, since a runtime may compare
+    # distances as float32, which holds them up to 2**24.
+    common = math.gcd(pixels, cells)
+    pixels, cells_by = pixels // common, cells // common
+    centres = (2 * torch.arange(cells) + 1) * pixels
+    inside = (centres >= 2 * cells_by * start) & (centres < 2 * cells_by * (start + length))
+    away = (centres - (2 * start + length) * cells_by).abs().float()
     nearest = away.argmin(1, keepdim=True) == torch.arange(cells)
     return inside | (nearest & ~inside.any(1, keepdim=True))
 
