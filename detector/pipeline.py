@@ -10,28 +10,25 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from detector.calibration import OTHERS
 from detector.checkpoint import remove_checkpoint
 from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
+from detector.fit_folder import Identity, make_way, take_folder
 from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
 from detector.metrics import roc_curve
 from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
-from detector.model_folder import MODEL, MODEL_DIGEST
-from detector.model_record import TENSOR_FILES, read_record
+from detector.model_record import read_record
 from detector.normal_list import FittedNormal
 from detector.processes import ALONE, Processes
 from detector.results import EvalResult, measure, write_scores, write_text
 from detector.train import TRAINING_CSV
-from manifests.atomic import output_error
 from manifests.confine import category_folder
 from manifests.datasets import Category
 from manifests.digest import bytes_digest
-from manifests.errors import ConfigError, DigestError, ModelError, OutputError
+from manifests.errors import ConfigError, DigestError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.licence import pixel_warning
-from manifests.lock import folder_lock
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker, quiet_progress
 from manifests.schema import read_manifest
@@ -127,8 +124,18 @@ def fit_model(
         identity = (config, negative_set.digest, network.digest)
         _need_same_work(identity, negative_set.n_normals, processes)
         finished = None
-        if processes.is_first:
-            finished = _take_folder(stack, folder, identity, overwrite=overwrite, started=started)
+        if processes.is_first and (
+            model := take_folder(stack, folder, identity, overwrite=overwrite)
+        ):
+            finished = _summary(
+                folder,
+                model,
+                read_record(folder)[1],
+                last={},
+                train_seconds=0.0,
+                started=started,
+                is_unchanged=True,
+            )
         if processes.hear(finished is not None):
             return finished
         training = train_network(
@@ -185,8 +192,11 @@ def fit_model(
             processes=processes.count,
             normals=tuple(FittedNormal(*row) for row in negative_set.normal_names()),
         )
+        make_way(folder)
         digest = save_model(folder, model)
         remove_checkpoint(folder)
+        if not config.train.updates:
+            (folder / TRAINING_CSV).unlink(missing_ok=True)  # of a model that was here
         if detector.holds_pixels and (line := pixel_warning(model.licence, holder=str(folder))):
             warnings.append(line)
     return _summary(
@@ -200,9 +210,7 @@ def fit_model(
     )
 
 
-def _need_same_work(
-    identity: tuple[FitConfig, str, str], n_normals: int, processes: Processes
-) -> None:
+def _need_same_work(identity: Identity, n_normals: int, processes: Processes) -> None:
     """Raises where processes have different things to do, or one of them nothing."""
     config, set_digest, network_digest = identity
     options = json.dumps(config.to_json(), sort_keys=True)
@@ -215,60 +223,6 @@ def _need_same_work(
             expected=f"at most {n_normals} processes",
             got=processes.count,
         )
-
-
-def _take_folder(
-    stack: contextlib.ExitStack,
-    folder: Path,
-    identity: tuple[FitConfig, str, str],
-    *,
-    overwrite: bool,
-    started: float,
-) -> FitSummary | None:
-    """Makes, locks and clears the model's folder; a summary where the model is there already."""
-    if (folder / MODEL).exists() and not overwrite:
-        return _unchanged_or_refuse(folder, identity, started)
-    _make_folder(folder)
-    stack.enter_context(folder_lock(folder))
-    if (folder / MODEL).exists() and not overwrite:  # another run has made it since
-        return _unchanged_or_refuse(folder, identity, started)
-    _clear(folder, everything=overwrite)
-    return None
-
-
-def _unchanged_or_refuse(
-    folder: Path, identity: tuple[FitConfig, str, str], started: float
-) -> FitSummary:
-    model = load_model(folder)
-    config = identity[0]
-    if model.calibration.source == OTHERS:
-        raise ModelError(
-            "already holds a recalibrated model",
-            path=folder,
-            hint="pass --overwrite to replace it, or another --out",
-        )
-    if model.added_normals:
-        raise ModelError(
-            "already holds a model to which normals were added",
-            path=folder,
-            hint="pass --overwrite to replace it, or another --out",
-        )
-    if (model.config, model.set_digest, model.initial_digest) != identity:
-        what = "options" if model.config != config else "set or weights"
-        raise ModelError(
-            f"already holds a model of other {what}",
-            path=folder,
-            hint="pass --overwrite to replace it, or another --out",
-        )
-    return _summary(
-        folder,
-        model,
-        read_record(folder)[1],
-        last={},
-        train_seconds=0.0,
-        started=started,
-        is_unchanged=True,
-    )
 
 
 def _summary(
@@ -318,26 +272,6 @@ def _check_expected(folder: Path, expect: str) -> None:
             got=digest,
             hint="fetch the set again, or ask its maker for its digest",
         )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
-
-
-def _clear(folder: Path, *, everything: bool) -> None:
-    """Removes what a killed run left half written; the whole model, too, where it is replaced."""
-    try:
-        for path in folder.glob(".*.tmp-*"):
-            path.unlink(missing_ok=True)
-        if everything:
-            for name in (MODEL, MODEL_DIGEST, *TENSOR_FILES, TRAINING_CSV):
-                (folder / name).unlink(missing_ok=True)
-            remove_checkpoint(folder)
-    except OSError as error:
-        raise output_error(folder, error) from error
 
 
 def evaluate_models(
