@@ -16,9 +16,9 @@ from detector.normal_pixels import NormalPixels
 from detector.patch_boxes import Box, patch_box, source_box
 from detector.score_map import worst_cells
 from detector.score_record import plain_path
+from manifests.canvas import repeated_grey
 from manifests.digest import array_digest, bytes_digest
 from manifests.errors import ConfigError, ModelError
-from manifests.geometry import repeated_grey
 from manifests.images import (
     DEFAULT_MAX_PIXELS,
     decode_image,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from manifests.canvas import repeated_grey
 from manifests.digest import bytes_digest
 from manifests.errors import BadImages, CutswapError
-from manifests.geometry import repeated_grey
 from manifests.images import Geometry, Placement, decode_image, fit_image, read_bytes
 
 

@@ -16,8 +16,9 @@ from detector.cases import CASE_TILE_PX, HEAT_HIGH, HEAT_LOW, Case, case_sheet, 
 from detector.curves import plot_histograms, plot_roc
 from detector.metrics import roc_curve
 from manifests.annotate import SKY, fit_tile, outline, overlay
+from manifests.canvas import restore_map, restore_mask
 from manifests.errors import OutputError
-from manifests.geometry import Geometry, place, restore_map, restore_mask
+from manifests.geometry import Geometry, place
 from manifests.images import read_image
 
 if TYPE_CHECKING:

@@ -16,22 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manifests.decoder import MIN_SIDE_PX, decode_values
-from manifests.errors import DataError, ImageError, OutputError
-from manifests.geometry import (
-    FITS,
-    Geometry,
-    Placement,
+from manifests.canvas import (
     cropped_fraction,
     fit_image,
     fit_mask,
     inspected,
-    place,
     repeated_grey,
     restore_map,
     restore_mask,
-    valid_region,
 )
+from manifests.decoder import MIN_SIDE_PX, decode_values
+from manifests.errors import DataError, ImageError, OutputError
+from manifests.geometry import FITS, Geometry, Placement, place, valid_region
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",

@@ -15,8 +15,9 @@ from conftest import REPO, invoke_det
 from detector.export import agreement, exporting, onnx_file
 from detector.export.exporting import SUFFIXES
 from detector.export_commands import export as command
+from manifests.canvas import fit_image
 from manifests.digest import file_digest
-from manifests.geometry import FITS, Geometry, fit_image
+from manifests.geometry import FITS, Geometry
 from manifests.images import read_image, write_png
 from reference.small_networks import make_images
 

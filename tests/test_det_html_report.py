@@ -40,8 +40,9 @@ from detector.html_report.shown_image import verdict_of, worst_first
 from detector.metrics import image_metrics, precision_recall_curve
 from detector.results import EvalResult
 from manifests.annotate import BLUE, heat_layer, overlay
+from manifests.canvas import fit_image, fit_mask
 from manifests.categories import Sample
-from manifests.geometry import Geometry, fit_image, fit_mask
+from manifests.geometry import Geometry
 from manifests.negative_set import NegativeSet
 from reference.report_pages import HOSTILE, category, hostile
 

@@ -14,8 +14,9 @@ from detector.curves import plot_histograms, plot_roc
 from detector.metrics import roc_curve
 from detector.report import heatmap_image, results_table, write_category_report
 from manifests.annotate import BLUE, SKY, VERMILION, fit_tile, overlay
+from manifests.canvas import fit_image, fit_mask
 from manifests.errors import ImageError, OutputError
-from manifests.geometry import Geometry, fit_image, fit_mask
+from manifests.geometry import Geometry
 
 METRICS = {
     "image_auroc": 0.95,

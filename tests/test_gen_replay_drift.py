@@ -214,7 +214,8 @@ def test_replay_with_another_opencv(tmp_path):
 FITTED = """
 import numpy as np
 from manifests.digest import array_digest
-from manifests.geometry import FITS, Geometry, fit_image
+from manifests.canvas import fit_image
+from manifests.geometry import FITS, Geometry
 rng = np.random.default_rng(5)
 for fit in FITS:
     for number in range(60):

@@ -14,7 +14,8 @@ from PIL import Image
 from detector.cases import HEAT_HIGH, HEAT_LOW
 from detector.html_report.markup import Markup, Value, element
 from manifests.annotate import fit_tile, heat_colours, heat_layer, overlay
-from manifests.geometry import Placement, restore_map
+from manifests.canvas import restore_map
+from manifests.geometry import Placement
 
 PHOTO_QUALITY = 70
 HEAT_STEPS = 64

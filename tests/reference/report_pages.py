@@ -13,7 +13,8 @@ from detector.html_report.pictures import picture_of
 from detector.html_report.shown_image import ShownImage, worst_first
 from detector.model_record import read_record
 from detector.results import EvalResult
-from manifests.geometry import Geometry, fit_image, fit_mask
+from manifests.canvas import fit_image, fit_mask
+from manifests.geometry import Geometry
 
 HOSTILE = (
     "</script><script>window.broken=1</script>",
