@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from generator.anchors import anchor_rng
+from generator.anchors import CLUSTER_CHOICES, anchor_rng
 from generator.clusters import Clusters, cluster_map
 from generator.config import BuildConfig
 from generator.most_salient import MostSalient, most_salient_map
@@ -64,16 +64,23 @@ class Regions:
             kind = "kmeans" if regions is None else regions["kind"]
             most_salient = 0 if kind == "kmeans" else regions["most_salient"]
             seed = recipe.get("seed", 0)
-            if kind not in ("kmeans", "most-salient") or type(most_salient) is not int:
-                raise TypeError
             n_clusters = clusters["k"] if kind == "kmeans" else 2
-            return cls(kind, n_clusters, most_salient, str(clusters["choice"]), seed)
+            choice = clusters["choice"]
+            whole = (most_salient, n_clusters, seed)
+            is_whole = all(type(number) is int and number >= 0 for number in whole)
+            if (
+                not is_whole
+                or kind not in ("kmeans", "most-salient")
+                or choice not in CLUSTER_CHOICES
+            ):
+                raise TypeError
+            return cls(kind, n_clusters, most_salient, choice, seed)
         except (KeyError, TypeError) as error:
             raise SetError(
                 "recipe's clusters or regions are malformed",
                 path=path,
-                expected="clusters with k and choice, regions with kind and most_salient",
-                got=ascii([clusters, regions])[:80],
+                expected="clusters with k and choice, regions with kind and most_salient, a seed",
+                got=ascii([clusters, regions, recipe.get("seed")])[:80],
             ) from error
 
     @property
