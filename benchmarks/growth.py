@@ -151,11 +151,9 @@ def print_table(rows: Sequence[dict]) -> None:
 
 def plot(rows: Sequence[dict], path: Path) -> None:
     """Seconds, on a logarithmic axis, and peak memory, on a linear one, against images."""
-    from matplotlib.figure import Figure
+    from detector.figures import SERIES, figure_of, frame, unit_colour, write_figure
 
-    from detector.figures import LINE_COLOURS, unit_colour, write_figure
-
-    figure = Figure(figsize=(7.2, 3.6), dpi=140, layout="constrained")
+    figure = figure_of(7.2, 3.6)
     panels = figure.subplots(1, 2)
     lines = sorted({(row["step"], row["jobs"]) for row in rows})
     steps = sorted({step for step, _ in lines})
@@ -163,6 +161,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         ("seconds", panels[0], "seconds"),
         ("peak_mb", panels[1], "peak memory, MB"),
     ):
+        frame(axes)
         for step, jobs in lines:
             own = sorted(
                 (row["images"], row[key])
@@ -175,7 +174,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
                 marker="o",
                 markersize=4,
                 linestyle="--" if workers else "-",
-                color=unit_colour(LINE_COLOURS[steps.index(step)]),
+                color=unit_colour(SERIES[steps.index(step)].colour),
                 label=step + workers,
             )
         axes.set_xscale("log")
@@ -185,7 +184,6 @@ def plot(rows: Sequence[dict], path: Path) -> None:
             axes.set_ylim(bottom=0)
         axes.set_xlabel("images of 64 px")
         axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
     panels[0].legend(frameon=False, fontsize=8)
     write_figure(path, figure)
 

@@ -15,7 +15,6 @@ from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
 from detector.fit_folder import Identity, make_way, take_folder
 from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
-from detector.metrics import roc_curve
 from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
 from detector.model_record import read_record
@@ -290,14 +289,14 @@ def evaluate_models(
     Args:
         min_area: what verdicts ask of regions; no metric depends on it.
     """
-    from detector.report import plot_roc, write_category_report
+    from detector.report import evaluation_roc, plot_roc, write_category_report
 
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=out) from error
-    results, curves = [], {}
+    results, curves = [], []
     for folder, category in pairs:
         model = load_model(folder, device=device)
         evaluation = evaluate(
@@ -310,11 +309,11 @@ def evaluate_models(
         )
         result = measure(category.name, model, evaluation)
         results.append(result)
-        target = out / category.name
+        target, threshold = out / category.name, model.image_threshold.value
         write_category_report(
             target,
             evaluation,
-            image_threshold=model.image_threshold.value,
+            image_threshold=threshold,
             pixel_threshold=model.pixel_threshold.value,
             geometry=model.geometry,
             cases=cases,
@@ -322,7 +321,7 @@ def evaluate_models(
         )
         write_scores(target / "scores.csv", evaluation, model)
         if result.metrics["image_auroc"] is not None:
-            curves[category.name] = roc_curve(evaluation.scores, evaluation.labels)[:2]
+            curves.append(evaluation_roc(category.name, evaluation, threshold))
     if len(curves) > 1:
         plot_roc(out / "roc.png", curves)
     write_text(

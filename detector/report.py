@@ -14,7 +14,8 @@ import numpy as np
 
 from detector.cases import CASE_TILE_PX, HEAT_HIGH, HEAT_LOW, Case, case_sheet, choose_cases
 from detector.curves import plot_histograms, plot_roc
-from detector.metrics import roc_curve
+from detector.score_bins import relative_scores, relative_values
+from detector.score_curves import Curve, roc_of
 from manifests.annotate import SKY, fit_tile, outline, overlay
 from manifests.canvas import restore_map, restore_mask
 from manifests.errors import OutputError
@@ -134,12 +135,12 @@ def write_category_report(
             f"cannot be written: {error.strerror or error}", path=folder, hint="pass another --out"
         ) from error
     if labels.any() and not labels.all():
-        plot_roc(folder / "roc.png", {folder.name: roc_curve(scores, labels)[:2]})
+        plot_roc(folder / "roc.png", [evaluation_roc(folder.name, evaluation, image_threshold)])
     plot_histograms(
         folder / "histogram.png",
-        scores[~labels],
-        scores[labels],
-        image_threshold,
+        relative_scores(scores, image_threshold),
+        labels,
+        called_defective(evaluation, image_threshold),
         title=f"{folder.name}: image scores",
     )
     chosen = choose_cases(scores, labels, per_group=cases)
@@ -168,11 +169,22 @@ def write_category_report(
     case_sheet(folder / "cases.png", loaded, per_group=cases, title=f"{folder.name}: cases")
 
 
-def relative_values(values: np.ndarray, threshold: float) -> np.ndarray:
-    """Raw scores over their threshold."""
-    # A bank that holds every training patch gives a threshold of zero; what exceeds it is still
-    # above 1 then.
-    return values / np.float32(max(threshold, 1e-12))
+def evaluation_roc(name: str, evaluation: Evaluation, threshold: float) -> Curve:
+    """The ROC curve of an evaluation with both classes, and where its verdicts lie on it.
+
+    Args:
+        name: of the category.
+        threshold: of raw image scores, where the evaluation has no verdicts.
+    """
+    labels = evaluation.labels.astype(bool)
+    return roc_of(name, evaluation.scores, labels, called_defective(evaluation, threshold))
+
+
+def called_defective(evaluation: Evaluation, threshold: float) -> np.ndarray:
+    """(n,) bool, the verdicts, or where there are none the scores above the threshold."""
+    if evaluation.verdicts is not None:
+        return evaluation.verdicts
+    return np.asarray(evaluation.scores > threshold)
 
 
 def mean_metric(values: Sequence[float | None]) -> float | None:

@@ -23,8 +23,13 @@ PURPLE: Colour = (204, 121, 167)
 SKY: Colour = (86, 180, 233)
 VERMILION: Colour = (213, 94, 0)
 
-INK: Colour = (30, 30, 30)
-FRAME: Colour = (190, 190, 190)
+# Text, lesser text, lines of a grid, frames, areas that stand back.
+# The report has others in the dark.
+INK: Colour = (23, 26, 31)
+MUTED: Colour = (86, 96, 108)
+RULE: Colour = (223, 227, 232)
+RULE_STRONG: Colour = (182, 190, 200)
+WELL: Colour = (236, 239, 242)
 _HALO: Colour = (0, 0, 0)
 
 
@@ -184,7 +189,7 @@ def colour_bar(
     draw = ImageDraw.Draw(canvas)
     draw.text((pad, 0), clean(label), fill=INK, font=font)
     canvas.paste(Image.fromarray(bar), (pad, line))
-    draw.rectangle((pad, line, pad + width_px - 1, line + bar_px - 1), outline=FRAME)
+    draw.rectangle((pad, line, pad + width_px - 1, line + bar_px - 1), outline=RULE_STRONG)
     for value, sign in ((low, "≤ "), (mark, ""), (high, "≥ ")):
         if value is None:
             continue

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from manifests.annotate import FRAME, INK, Colour, fit_tile
+from manifests.annotate import INK, MUTED, RULE_STRONG, Colour, fit_tile
 from manifests.lettering import CAPTION_PX, LINE, clean, ellipsised, font_of, wrapped
 
 Tile = tuple[np.ndarray | None, str]
 """An image and its caption; an image of None is drawn as an empty tile that says the caption."""
 
-_GREY: Colour = (105, 105, 105)
 _EMPTY: Colour = (245, 245, 245)
 
 _MARGIN_PX = 24
@@ -167,7 +166,7 @@ def _draw_groups(
             text = ellipsised(clean(heading), font, stop - start)
             draw.text((start, top), text, fill=INK, font=font)
             rule = top + round(_GROUP_PX * LINE) + 1
-            draw.line((start, rule, stop - 1, rule), fill=FRAME)
+            draw.line((start, rule, stop - 1, rule), fill=RULE_STRONG)
 
 
 def _draw_row_title(draw: ImageDraw.ImageDraw, title: str, y: int) -> None:
@@ -195,7 +194,7 @@ def _draw_header(
         y += round(_TITLE_PX * LINE)
     for note in notes:
         font = font_of(_NOTE_PX)
-        draw.text((left, y), ellipsised(clean(note), font, width), fill=_GREY, font=font)
+        draw.text((left, y), ellipsised(clean(note), font, width), fill=MUTED, font=font)
         y += round(_NOTE_PX * LINE)
 
 
@@ -210,12 +209,12 @@ def _draw_tile(
     image, text = tile
     line = round(CAPTION_PX * LINE)
     if image is None:
-        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY, outline=FRAME)
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY, outline=RULE_STRONG)
         words = wrapped(text, font_of(CAPTION_PX), width - 12)
         start = y + (height - line * len(words)) // 2
         for n, part in enumerate(words):
             spot = (x + width // 2, start + n * line)
-            draw.text(spot, part, fill=_GREY, font=font_of(CAPTION_PX), anchor="ma")
+            draw.text(spot, part, fill=MUTED, font=font_of(CAPTION_PX), anchor="ma")
         return
     shape = image.shape
     top = y + height - shape[0]  # on the caption, which it belongs to
@@ -226,7 +225,7 @@ def _draw_tile(
 
 
 def _frame(draw: ImageDraw.ImageDraw, x: int, y: int, shape: tuple[int, ...]) -> None:
-    draw.rectangle((x - 1, y - 1, x + shape[1], y + shape[0]), outline=FRAME)
+    draw.rectangle((x - 1, y - 1, x + shape[1], y + shape[0]), outline=RULE_STRONG)
 
 
 def _lines(tile: Tile | None, width: int) -> list[tuple[str, Colour]]:
@@ -239,7 +238,7 @@ def _lines(tile: Tile | None, width: int) -> list[tuple[str, Colour]]:
     lines = [(part, INK) for part in dark[: max(1, _CAPTION_LINES - len(grey))]]
     if len(lines) < len(dark):
         lines[-1] = (ellipsised(lines[-1][0] + "…", font_of(CAPTION_PX), width), INK)
-    lines += [(part, _GREY) for part in grey]
+    lines += [(part, MUTED) for part in grey]
     if len(lines) > _CAPTION_LINES:
         text, colour = lines[_CAPTION_LINES - 1]
         lines[_CAPTION_LINES - 1] = (ellipsised(text + "…", font_of(CAPTION_PX), width), colour)

@@ -20,10 +20,10 @@ from PIL import Image
 
 from detector.defect_results import defect_results, pixel_metrics_of_images
 from detector.evaluate import Evaluation
-from detector.html_report.category_report import relative_scores
-from detector.html_report.curve_plots import curve_picture, precision_recall_of, roc_of
+from detector.figures import LINE_WIDTHS, SERIES, dashed, line_style
+from detector.html_report.curve_plots import curve_picture
 from detector.html_report.details import flattened
-from detector.html_report.histogram_plots import area_counts, score_counts, score_edges
+from detector.html_report.histogram_plots import area_counts
 from detector.html_report.markup import Markup, element, escaped
 from detector.html_report.page import page
 from detector.html_report.palette import palette_css
@@ -39,6 +39,8 @@ from detector.html_report.set_facts import (
 from detector.html_report.shown_image import verdict_of, worst_first
 from detector.metrics import image_metrics, precision_recall_curve
 from detector.results import EvalResult
+from detector.score_bins import relative_scores, score_counts, score_edges
+from detector.score_curves import precision_recall_of, roc_of
 from manifests.annotate import BLUE, heat_layer, overlay
 from manifests.canvas import fit_image, fit_mask
 from manifests.categories import Sample
@@ -602,3 +604,18 @@ def test_a_wheel_carries_the_style_and_the_script(tmp_path):
         for name in ("style.css", "page.js"):
             inside = archive.read(f"detector/html_report/{name}")
             assert inside == (REPO / "detector" / "html_report" / name).read_bytes()
+
+
+def test_lines_of_the_page_are_those_of_the_png_files():
+    css = palette_css()
+    for number, series in enumerate(SERIES):
+        (rule,) = re.findall(rf"^\.s{number}{{(.*)}}$", css, re.MULTILINE)
+        assert f"--series:var(--{series.name})" in rule
+        dashes = re.findall(r"stroke-dasharray:([\d. ]+)", rule)
+        assert [float(one) for one in " ".join(dashes).split()] == list(series.dashes)
+    for number in range(len(SERIES) * len(LINE_WIDTHS)):
+        style = line_style(number)
+        width = number // len(SERIES)
+        assert f".d{width}{{stroke-width:{style['linewidth']:g}}}" in css
+    # matplotlib multiplies dashes by the width, so that these are as long on both.
+    assert dashed((8.0, 3.0), 2.0) == (0, [4.0, 1.5]) and dashed((), 2.0) == "-"

@@ -11,8 +11,9 @@ from PIL import Image
 
 from detector.cases import CASE_TILE_PX, Case, case_sheet, choose_cases
 from detector.curves import plot_histograms, plot_roc
-from detector.metrics import roc_curve
 from detector.report import heatmap_image, results_table, write_category_report
+from detector.score_bins import relative_scores
+from detector.score_curves import roc_of
 from manifests.annotate import BLUE, SKY, VERMILION, fit_tile, overlay
 from manifests.canvas import fit_image, fit_mask
 from manifests.errors import ImageError, OutputError
@@ -68,29 +69,44 @@ def test_one_category_needs_no_mean_and_no_number_no_crash():
 
 def test_plot_roc_draws_every_category(tmp_path):
     rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    curve = roc_curve(rng.normal(size=60) + labels, labels)[:2]
-    plot_roc(tmp_path / "one.png", {"$odd_$name": curve})
+    labels = np.arange(60) % 2 == 1
+    scores = rng.normal(size=60) + labels
+
+    def curve(name, threshold=0.5):
+        return roc_of(name, scores, labels, scores > threshold)
+
+    plot_roc(tmp_path / "one.png", [curve("$odd_$name")])
     one = _read(tmp_path / "one.png")
     assert _count(one, BLUE) > 200 and _count(one, VERMILION) == 0
-    plot_roc(tmp_path / "many.png", {f"category_{i}": curve for i in range(23)})
+    plot_roc(tmp_path / "many.png", [curve(f"category_{i}") for i in range(23)])
     many = _read(tmp_path / "many.png")
     assert many.shape[1] > one.shape[1] and _count(many, VERMILION) > 20
-    plot_roc(tmp_path / "again.png", {"$odd_$name": curve})
+    plot_roc(tmp_path / "again.png", [curve("$odd_$name")])
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    # The ring is where the verdicts are.
+    plot_roc(tmp_path / "other.png", [curve("$odd_$name", threshold=1.5)])
+    other = _read(tmp_path / "other.png")
+    assert (one != other).any(axis=2).sum() in range(50, 2000)
 
 
 def test_plot_histograms_shows_classes_and_threshold(tmp_path):
     rng = np.random.default_rng(0)
-    good, bad = rng.normal(1, 0.1, 50), rng.normal(2, 0.4, 30)
-    plot_histograms(tmp_path / "both.png", good, bad, 1.3, title="mtd")
-    plot_histograms(tmp_path / "moved.png", good, bad, 1.6, title="mtd")
-    plot_histograms(tmp_path / "good.png", good, bad[:0], 1.3)
-    both, moved, only = (_read(tmp_path / f"{name}.png") for name in ("both", "moved", "good"))
-    assert (both != moved).any()
+    scores = np.concatenate([rng.normal(1, 0.1, 50), rng.normal(2, 0.4, 30)])
+    labels = np.arange(80) >= 50
+
+    def picture(name, threshold, *, of=slice(None)):
+        relative = relative_scores(scores[of], threshold)
+        path = tmp_path / f"{name}.png"
+        plot_histograms(path, relative, labels[of], relative > 1, title="mtd")
+        return _read(path)
+
+    both = picture("both", 1.3)
+    assert (both != picture("moved", 1.6)).any()
+    only = picture("good", 1.3, of=slice(50))
     assert _count(both, BLUE) > 100 and _count(both, VERMILION) > 100
     assert _count(only, VERMILION) < _count(both, VERMILION) / 2  # its legend is left
-    plot_histograms(tmp_path / "flat.png", np.full(3, 2.0), np.full(3, 2.0), 2.0)
+    flat = np.ones(6)
+    plot_histograms(tmp_path / "flat.png", flat, np.arange(6) > 2, flat > 1)
 
 
 def test_plots_leave_pyplot_alone(tmp_path):
@@ -100,7 +116,7 @@ def test_plots_leave_pyplot_alone(tmp_path):
     code = (
         "import sys, numpy as np; from pathlib import Path; import detector.report as r;"
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules;"
-        f"r.plot_histograms(Path(r'{tmp_path}') / 'a.png', np.ones(2), np.ones(2), 1.0);"
+        f"r.plot_histograms(Path(r'{tmp_path}') / 'a.png', *np.ones((3, 2), bool));"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     root = Path(__file__).resolve().parents[1]

@@ -8,14 +8,15 @@ import numpy as np
 
 from detector.defect_results import DefectResult, defect_results, pixel_metrics_of_images
 from detector.evaluate import Evaluation
-from detector.html_report.curve_plots import Curve, precision_recall_of, roc_of
 from detector.html_report.pictures import picture_of
 from detector.html_report.set_facts import SetFacts
 from detector.html_report.shown_image import ShownImage, worst_first
 from detector.model import Model
 from detector.model_record import ModelRecord
-from detector.report import relative_values
+from detector.report import called_defective
 from detector.results import EvalResult
+from detector.score_bins import relative_scores, relative_values
+from detector.score_curves import Curve, precision_recall_of, roc_of
 from manifests.errors import ImageError
 from manifests.geometry import Placement, place
 from manifests.images import read_image
@@ -71,7 +72,7 @@ def category_report(
     """
     threshold = model.image_threshold.value
     scores, labels = evaluation.scores, evaluation.labels.astype(bool)
-    called = scores > threshold if evaluation.verdicts is None else evaluation.verdicts
+    called = called_defective(evaluation, threshold)
     relative = relative_scores(scores, threshold)
     within = pixel_metrics_of_images(evaluation)
     rarities = model.calibration.p_values(scores)
@@ -127,13 +128,3 @@ def _counted(placement: Placement) -> np.ndarray:
     y, x, h, w = placement.canvas_box
     counted[y : y + h, x : x + w] = True
     return counted if geometry.roi_mask is None else counted & geometry.roi_mask
-
-
-def relative_scores(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Scores over the threshold, float64: above 1 exactly where a score is above the threshold.
-
-    A division rounds, and a verdict must not depend on that.
-    """
-    relative = relative_values(scores, threshold).astype(np.float64)
-    above = np.nextafter(1.0, 2.0)
-    return np.where(scores > threshold, np.maximum(relative, above), np.minimum(relative, 1.0))

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from detector.html_report.markup import Markup, Value, element
 from detector.html_report.plot import TOP_PX, Plot, line, tick_text, ticks
+from detector.score_bins import score_counts, score_edges
 
 WIDTH_PX, HEIGHT_PX = 420, 420
 SMALL_WIDTH_PX, SMALL_HEIGHT_PX = 360, 200
-MAX_BINS = 48
 AREA_EDGES = (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 """Of area fractions: in steps of 1, 2 and 5, because most masks are small and some are not."""
-
-
-def score_edges(relative: np.ndarray) -> np.ndarray:
-    """Edges of at most `MAX_BINS` equal bins over scores and the threshold, one edge at it.
-
-    Without an edge at 1 a bar would hold images of both verdicts.
-
-    Args:
-        relative: (n,) scores over the threshold, finite.
-    """
-    values = np.append(relative.astype(np.float64), 1.0)
-    low, high = float(values.min()), float(values.max())
-    if high - low < 1e-9:
-        return np.array([0.5, 1.0, 1.5])
-    width = (high - low) / (MAX_BINS - 2)
-    below, above = math.ceil((1 - low) / width), math.ceil((high - 1) / width)
-    return 1 + width * np.arange(-max(below, 1), max(above, 1) + 1)
-
-
-def score_counts(relative: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Scores per bin, above its lower edge and up to its upper one, as verdicts are.
-
-    A score of exactly 1 is not called defective, so it belongs to the bin below.
-    """
-    inside = np.clip(np.searchsorted(edges, relative, side="left") - 1, 0, len(edges) - 2)
-    return np.bincount(inside, minlength=len(edges) - 1)
 
 
 def score_histogram(relative: np.ndarray, labels: np.ndarray, *, name: str) -> Markup:

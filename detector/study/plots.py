@@ -10,18 +10,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detector.figures import plain_text, unit_colour, write_figure
+from detector.figures import (
+    figure_of,
+    frame,
+    heading,
+    plain_text,
+    unit_colour,
+    write_figure,
+)
 from detector.study.statistics import Difference, Estimate
 from detector.study.tables import METRIC_NAMES, Row
-from manifests.annotate import BLUE, INK, VERMILION
+from manifests.annotate import BLUE, INK, MUTED, VERMILION, WELL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDTH_IN, _DPI = 7.2, 140  # 1008 px
+_WIDTH_IN = 7.2  # 1008 px
 _PANELS_PER_LINE = 3
 _LABEL_CHARS = 26
-_UNDECIDED = (110, 110, 110)
+_UNDECIDED = (125, 134, 145)
 
 
 def plot_differences(
@@ -45,24 +52,24 @@ def plot_differences(
 
     Source: ours.
     """
-    from matplotlib.figure import Figure
-
     shown = [row for row in rows if any(row.differences.get(metric) for metric in metrics)]
     if not shown:
         raise ValueError("no arm has a difference in any of the metrics")
     lines = -(-len(metrics) // _PANELS_PER_LINE)
     per_line = min(len(metrics), _PANELS_PER_LINE)
     height_in = 0.9 + lines * (0.75 + 0.3 * len(shown))
-    figure = Figure(figsize=(_WIDTH_IN, height_in), dpi=_DPI, layout="constrained")
+    figure = figure_of(_WIDTH_IN, height_in)
     panels = figure.subplots(lines, per_line, squeeze=False, sharey=True)
     for index, axes in enumerate(panels.flat):
         if index >= len(metrics):
             axes.remove()
             continue
         _forest(axes, shown, metrics[index])
-    figure.suptitle(plain_text(title), x=0.01, ha="left", fontweight="bold", fontsize=12)
+    heading(figure, title)
     figure.supxlabel(
-        f"difference to {plain_text(baseline)}, 95 % interval; filled: excludes 0", fontsize=10
+        f"difference to {plain_text(baseline)}, 95 % interval; filled: excludes 0",
+        fontsize=10,
+        color=unit_colour(MUTED),
     )
     write_figure(path, figure)
 
@@ -95,8 +102,6 @@ def plot_curves(
 
     Source: ours.
     """
-    from matplotlib.figure import Figure
-
     has_names = any(isinstance(x, str) for x in xs)
     if is_log and (has_names or min(map(float, xs)) <= 0):
         raise ValueError("a logarithmic axis needs positive numbers")
@@ -109,7 +114,7 @@ def plot_curves(
     names = [plain_text(x) if isinstance(x, str) else f"{x:g}" for x in xs]
     lines = -(-len(points) // _PANELS_PER_LINE)
     per_line = min(len(points), _PANELS_PER_LINE)
-    figure = Figure(figsize=(_WIDTH_IN, 0.9 + 2.4 * lines), dpi=_DPI, layout="constrained")
+    figure = figure_of(_WIDTH_IN, 0.9 + 2.4 * lines)
     panels = list(figure.subplots(lines, per_line, squeeze=False).flat)
     for axes, (metric, found) in zip(panels, points.items(), strict=False):
         band = None if reference is None else reference[1].get(metric)
@@ -118,19 +123,21 @@ def plot_curves(
         axes.set_title(METRIC_NAMES[metric], loc="left", fontsize=10, color=unit_colour(INK))
     for axes in panels[len(points) :]:
         axes.remove()
-    figure.suptitle(plain_text(title), x=0.01, ha="left", fontweight="bold", fontsize=12)
+    heading(figure, title)
     below = "" if reference is None else f"; dashed: {plain_text(reference[0])}"
-    figure.supxlabel(f"{plain_text(x_label)}{below}; 95 % intervals", fontsize=10)
+    figure.supxlabel(
+        f"{plain_text(x_label)}{below}; 95 % intervals", fontsize=10, color=unit_colour(MUTED)
+    )
     write_figure(path, figure)
 
 
 def _curve(
     axes: Axes, places: np.ndarray, points: Sequence[Estimate | None], band: Estimate | None
 ) -> None:
-    _style(axes)
+    frame(axes)
     if band is not None:
-        axes.axhspan(*_possible(band), color="0.93", zorder=0)
-        axes.axhline(band.mean, color="0.35", linewidth=1.4, linestyle="--")
+        axes.axhspan(*_possible(band), color=unit_colour(WELL), zorder=0, linewidth=0)
+        axes.axhline(band.mean, color=unit_colour(MUTED), linewidth=1.4, linestyle="--")
     known = [(x, point) for x, point in zip(places, points, strict=True) if point is not None]
     axes.errorbar(
         [x for x, _ in known],
@@ -159,9 +166,9 @@ def _possible(point: Estimate) -> tuple[float, float]:
 def _forest(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     from matplotlib.ticker import MultipleLocator
 
-    _style(axes)
+    frame(axes)
     axes.grid(axis="y", visible=False)
-    axes.axvline(0, color="0.35", linewidth=1.2, zorder=1)
+    axes.axvline(0, color=unit_colour(INK), linewidth=1.2, zorder=1)
     for place, row in enumerate(rows):
         difference = row.differences.get(metric)
         if difference is None:
@@ -193,7 +200,7 @@ def _forest(axes: Axes, rows: Sequence[Row], metric: str) -> None:
     step = _tick_step(*axes.get_xlim())
     axes.xaxis.set_major_locator(MultipleLocator(step))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.4g}" if abs(x) > step / 2 else "0")
-    axes.tick_params(axis="y", length=0, labelsize=9.5)
+    axes.tick_params(axis="y", labelsize=9.5, labelcolor=unit_colour(INK))
     axes.tick_params(axis="x", labelsize=8.5)
     axes.set_title(METRIC_NAMES[metric], loc="left", fontsize=10, color=unit_colour(INK))
 
@@ -214,9 +221,3 @@ def _colour(difference: Difference) -> tuple[int, int, int]:
     if difference.low > 0:
         return BLUE
     return VERMILION if difference.high < 0 else _UNDECIDED
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)

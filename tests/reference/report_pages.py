@@ -8,11 +8,11 @@ import numpy as np
 
 from detector.defect_results import DefectResult
 from detector.html_report.category_report import CategoryReport
-from detector.html_report.curve_plots import precision_recall_of, roc_of
 from detector.html_report.pictures import picture_of
 from detector.html_report.shown_image import ShownImage, worst_first
 from detector.model_record import read_record
 from detector.results import EvalResult
+from detector.score_curves import precision_recall_of, roc_of
 from manifests.canvas import fit_image, fit_mask
 from manifests.geometry import Geometry
 
