@@ -21,7 +21,7 @@ from detector.processes import ALONE, Processes
 from detector.shared_bank import fit_bank_together
 from detector.train import TRAINING_CSV
 from detector.training_log import read_training_csv
-from detector.trainings import TRAININGS, TrainedNetwork
+from detector.trainings import TRAININGS, TrainedNetwork, TrainingJob
 from manifests.images import Geometry
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker, quiet_progress
@@ -54,17 +54,18 @@ def train_network(
     if config.train.updates == 0:
         return TrainedNetwork(network)
     started = time.monotonic()
-    train = TRAININGS[config.detector]
-    trained = train(
-        network,
-        negative_set,
-        config,
-        folder,
-        anomalous=anomalous,
-        device=device,
-        make_progress=make_progress,
-        cache=cache,
-        processes=processes,
+    trained = TRAININGS[config.detector](
+        TrainingJob(
+            network,
+            negative_set,
+            config,
+            folder,
+            device=device,
+            make_progress=make_progress,
+            processes=processes,
+            anomalous=anomalous,
+            cache=cache,
+        )
     )
     last: Mapping[str, float] = {}
     if processes.is_first:

@@ -50,69 +50,74 @@ class TrainedNetwork:
     last: Mapping[str, float] = field(default_factory=dict)
 
 
-def _train_extractor(
-    network: Network,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    folder: Path,
-    *,
-    anomalous: Path | None,
-    device: str,
-    make_progress: ProgressMaker,
-    cache: ActivationCache | None,
-    processes: Processes,
-) -> TrainedNetwork:
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """What is to be trained, from what, and where its checkpoints go.
+
+    Attributes:
+        network: to start from.
+        folder: of checkpoints and the log.
+        anomalous: folder of the images that `config.anomalous` is the digest of.
+        cache: activations to share with other trainings.
+        processes: that train together.
+    """
+
+    network: Network
+    negative_set: NegativeSet
+    config: FitConfig
+    folder: Path
+    device: str
+    make_progress: ProgressMaker
+    processes: Processes
+    anomalous: Path | None = None
+    cache: ActivationCache | None = None
+
+    @property
+    def category(self) -> str:
+        """Whose set it is."""
+        return self.negative_set.manifest.category
+
+
+def _train_extractor(job: TrainingJob) -> TrainedNetwork:
     """The extractor, trained to tell kinds of negatives, as PatchCore and the Gaussian need it."""
-    check_tiled_canvas(config.tile, negative_set.geometry)
-    category = negative_set.manifest.category
-    whole, warnings = _sampler(negative_set, config)
-    sampler = whole if config.train.tile is None else WindowSampler(whole, config.train.tile)
-    progress = make_progress(f"train {category}", "updates")
+    check_tiled_canvas(job.config.tile, job.negative_set.geometry)
+    whole, warnings = _sampler(job)
+    tile = job.config.train.tile
+    sampler = whole if tile is None else WindowSampler(whole, tile)
+    progress = job.make_progress(f"train {job.category}", "updates")
     trained = train_extractor(
-        network,
+        job.network,
         sampler,
-        config.train,
-        device=device,
-        folder=folder,
-        cache=cache,
+        job.config.train,
+        device=job.device,
+        folder=job.folder,
+        cache=job.cache,
         progress=lambda update, total, loss, accuracy: progress(
             update, total, f"loss {loss:.4f}  accuracy {accuracy:.3f}"
         ),
-        processes=processes,
+        processes=job.processes,
     )
     return TrainedNetwork(trained, warnings=warnings)
 
 
-def _train_guided(
-    network: Network,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    folder: Path,
-    *,
-    anomalous: Path | None,
-    device: str,
-    make_progress: ProgressMaker,
-    cache: ActivationCache | None,
-    processes: Processes,
-) -> TrainedNetwork:
+def _train_guided(job: TrainingJob) -> TrainedNetwork:
     """The segmentation network, its encoder among it, and what guides it."""
-    _need_one_process(config, processes)
-    category = negative_set.manifest.category
-    kinds = config.train.negatives or kinds_of(negative_set)
-    shares = config.train.shares or (NEGATIVES_PER_NORMAL / len(kinds),) * len(kinds)
-    sampler, warnings = _sampler(negative_set, config, shares=shares)
-    progress = make_progress(f"train {category}", "updates")
+    _need_one_process(job)
+    kinds = job.config.train.negatives or kinds_of(job.negative_set)
+    shares = job.config.train.shares or (NEGATIVES_PER_NORMAL / len(kinds),) * len(kinds)
+    sampler, warnings = _sampler(job, shares)
+    progress = job.make_progress(f"train {job.category}", "updates")
     trained, learned = train_guided(
-        network,
-        negative_set,
+        job.network,
+        job.negative_set,
         sampler,
-        config.train,
-        is_guided=config.guidance,
-        width=config.width,
-        folder=folder,
-        left_out=_left_out(negative_set, config),
-        device=device,
-        looking=make_progress(f"alike {category}", "images"),
+        job.config.train,
+        is_guided=job.config.guidance,
+        width=job.config.width,
+        folder=job.folder,
+        left_out=_left_out(job),
+        device=job.device,
+        looking=job.make_progress(f"alike {job.category}", "images"),
         progress=lambda update, total, row: progress(
             update, total, f"loss {row[2]:.4f}  accuracy {row[3]:.3f}"
         ),
@@ -120,66 +125,54 @@ def _train_guided(
     return TrainedNetwork(trained, warnings=warnings, learned=learned)
 
 
-def _train_cavga(
-    network: Network,
-    negative_set: NegativeSet,
-    config: FitConfig,
-    folder: Path,
-    *,
-    anomalous: Path | None,
-    device: str,
-    make_progress: ProgressMaker,
-    cache: ActivationCache | None,
-    processes: Processes,
-) -> TrainedNetwork:
+def _train_cavga(job: TrainingJob) -> TrainedNetwork:
     """The autoencoder, its encoder among it."""
-    _need_one_process(config, processes)
-    category = negative_set.manifest.category
-    train, own = config.train, cast(CavgaConfig, config.detector_config())
+    _need_one_process(job)
+    train, own = job.config.train, cast(CavgaConfig, job.config.detector_config())
     warnings: tuple[str, ...] = ()
     known = None
-    if config.weak:
-        kinds = train.negatives or kinds_of(negative_set)
+    if job.config.weak:
+        kinds = train.negatives or kinds_of(job.negative_set)
         shares = train.shares or (ANOMALOUS_SHARE / len(kinds),) * len(kinds)
-        sampler, warnings = _sampler(negative_set, config, shares=shares)
-        read: Callable[[int], CavgaBatch] = NegativeBatches(negative_set, sampler)
+        sampler, warnings = _sampler(job, shares)
+        read: Callable[[int], CavgaBatch] = NegativeBatches(job.negative_set, sampler)
     else:
-        if config.anomalous is not None:
-            known = _known_anomalies(anomalous, config.anomalous, negative_set.geometry)
+        if job.config.anomalous is not None:
+            known = _known_anomalies(job.anomalous, job.config.anomalous, job.negative_set.geometry)
         read = NormalBatches(
-            negative_set,
+            job.negative_set,
             batch=train.batch,
             seed=train.seed,
             anomalous=known,
-            left_out=_left_out(negative_set, config),
+            left_out=_left_out(job),
         )
     run = train.to_json() | {
-        "network": network.name,
-        "network_digest": network.digest,
-        "set_digest": negative_set.digest,
-        "anomalous": config.anomalous,
+        "network": job.network.name,
+        "network_digest": job.network.digest,
+        "set_digest": job.negative_set.digest,
+        "anomalous": job.config.anomalous,
     }
     del run["checkpoint_every"]
-    progress = make_progress(f"train {category}", "updates")
+    progress = job.make_progress(f"train {job.category}", "updates")
     (trained, learned), collapses = train_cavga(
-        network,
-        negative_set,
+        job.network,
+        job.negative_set,
         read,
         train,
-        shape=shape_of(own, negative_set.geometry),
-        expansion=config.expansion,
-        normaliser=config.normaliser,
+        shape=shape_of(own, job.negative_set.geometry),
+        expansion=job.config.expansion,
+        normaliser=job.config.normaliser,
         run=run,
-        folder=folder,
-        device=device,
-        looking=make_progress(f"mean {category}", "images"),
+        folder=job.folder,
+        device=job.device,
+        looking=job.make_progress(f"mean {job.category}", "images"),
         progress=lambda update, total, row: progress(
             update, total, f"loss {row[2]:.4f}  attention {row[9]:.3f}"
         ),
     )
     return TrainedNetwork(
         trained,
-        warnings=(*warnings, *(f"{category}: {collapse}" for collapse in collapses)),
+        warnings=(*warnings, *(f"{job.category}: {collapse}" for collapse in collapses)),
         learned=learned,
         files=() if known is None else known.file_digests,
     )
@@ -198,27 +191,27 @@ def _known_anomalies(folder: Path | None, digest: str, geometry: Geometry) -> An
 
 
 def _sampler(
-    negative_set: NegativeSet, config: FitConfig, *, shares: tuple[float, ...] = ()
+    job: TrainingJob, shares: tuple[float, ...] = ()
 ) -> tuple[TripletSampler, tuple[str, ...]]:
     """Where training batches come from, and what is to be said of it.
 
     Args:
         shares: of each kind, where the config names none.
     """
-    category = negative_set.manifest.category
+    category, train = job.category, job.config.train
     sampler = TripletSampler(
-        negative_set,
-        batch=config.train.batch,
-        seed=config.train.seed,
-        negatives=config.train.negatives,
-        shares=config.train.shares or shares,
-        levels=config.train.levels,
-        left_out=_left_out(negative_set, config),
+        job.negative_set,
+        batch=train.batch,
+        seed=train.seed,
+        negatives=train.negatives,
+        shares=train.shares or shares,
+        levels=train.levels,
+        left_out=_left_out(job),
     )
     warnings = []
     if sampler.is_with_replacement:
         warnings.append(
-            f"{category}: only {sampler.n_usable} normals for batches of {config.train.batch}; "
+            f"{category}: only {sampler.n_usable} normals for batches of {train.batch}; "
             "they are drawn with replacement"
         )
     if sampler.n_skipped:
@@ -229,24 +222,24 @@ def _sampler(
     return sampler, tuple(warnings)
 
 
-def _left_out(negative_set: NegativeSet, config: FitConfig) -> np.ndarray | None:
+def _left_out(job: TrainingJob) -> np.ndarray | None:
     """Which normals training does not see; None for none."""
-    train = config.train
+    train = job.config.train
     if not train.hold_out:
         return None
-    return held_out(negative_set.normal_digests(), train.hold_out, train.seed)
+    return held_out(job.negative_set.normal_digests(), train.hold_out, train.seed)
 
 
-def _need_one_process(config: FitConfig, processes: Processes) -> None:
-    if not processes.is_alone:
+def _need_one_process(job: TrainingJob) -> None:
+    if not job.processes.is_alone:
         raise ConfigError(
-            f"the detector {config.detector} is trained by one process",
-            got=f"{processes.count} processes",
+            f"the detector {job.config.detector} is trained by one process",
+            got=f"{job.processes.count} processes",
             hint="run it without torchrun",
         )
 
 
-TRAININGS: dict[str, Callable[..., TrainedNetwork]] = {
+TRAININGS: dict[str, Callable[[TrainingJob], TrainedNetwork]] = {
     "patchcore": _train_extractor,
     "gaussian": _train_extractor,
     "guided-seg": _train_guided,
