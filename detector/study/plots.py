@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDTH_IN = 7.2  # 1008 px
-_PANELS_PER_LINE = 3
 _LABEL_CHARS = 26
 _UNDECIDED = (125, 134, 145)
 
@@ -55,8 +54,8 @@ def plot_differences(
     shown = [row for row in rows if any(row.differences.get(metric) for metric in metrics)]
     if not shown:
         raise ValueError("no arm has a difference in any of the metrics")
-    lines = -(-len(metrics) // _PANELS_PER_LINE)
-    per_line = min(len(metrics), _PANELS_PER_LINE)
+    per_line = _panels_per_line(len(metrics))
+    lines = -(-len(metrics) // per_line)
     height_in = 0.9 + lines * (0.75 + 0.3 * len(shown))
     figure = figure_of(_WIDTH_IN, height_in)
     panels = figure.subplots(lines, per_line, squeeze=False, sharey=True)
@@ -112,8 +111,8 @@ def plot_curves(
     if is_log:
         places = np.log10(places)
     names = [plain_text(x) if isinstance(x, str) else f"{x:g}" for x in xs]
-    lines = -(-len(points) // _PANELS_PER_LINE)
-    per_line = min(len(points), _PANELS_PER_LINE)
+    per_line = _panels_per_line(len(points))
+    lines = -(-len(points) // per_line)
     figure = figure_of(_WIDTH_IN, 0.9 + 2.4 * lines)
     panels = list(figure.subplots(lines, per_line, squeeze=False).flat)
     for axes, (metric, found) in zip(panels, points.items(), strict=False):
@@ -129,6 +128,11 @@ def plot_curves(
         f"{plain_text(x_label)}{below}; 95 % intervals", fontsize=10, color=unit_colour(MUTED)
     )
     write_figure(path, figure)
+
+
+def _panels_per_line(count: int) -> int:
+    """At most three, and two of four, so that no panel stands alone."""
+    return 2 if count == 4 else min(count, 3)
 
 
 def _curve(
