@@ -96,6 +96,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores every test image that the model was not trained on, a batch in memory at a time.
 
+    Left out are files that it has seen, and normals of its bank in other files.
+
     The verdicts are those of `score`: regions are measured in original pixels.
 
     Raises:
@@ -106,6 +108,7 @@ def evaluate(
         category,
         model.geometry,
         training_files=model.training_files,
+        training_pixels=model.training_pixels,
         batch=model.config.batch,
         max_pixels=max_pixels,
         skip_bad=skip_bad,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from manifests.canvas import repeated_grey
-from manifests.digest import bytes_digest
+from manifests.digest import array_digest, bytes_digest
 from manifests.errors import BadImages, CutswapError
 from manifests.images import Geometry, Placement, decode_image, fit_image, read_bytes
 
@@ -42,6 +42,7 @@ class ImageStream:
 
     Args:
         exclude: SHA-256 of files to leave out; their indices are in `excluded` afterwards.
+        exclude_pixels: digests of canvases to leave out as well: the same images in other files.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ImageStream:
         skip_bad: bool = False,
         keep_originals: bool = False,
         exclude: frozenset[str] = frozenset(),
+        exclude_pixels: frozenset[str] = frozenset(),
         readers: int = 2,
     ) -> None:
         self.paths = list(paths)
@@ -63,6 +65,7 @@ class ImageStream:
         self.skip_bad = skip_bad
         self.keep_originals = keep_originals
         self.exclude = exclude
+        self.exclude_pixels = exclude_pixels
         self.readers = readers
         self.errors: list[CutswapError] = []
         self.excluded: list[int] = []
@@ -110,6 +113,8 @@ class ImageStream:
             canvas, placement = fit_image(decoded, self.geometry, path=path)
         except CutswapError as error:
             return error
+        if self.exclude_pixels and array_digest(canvas) in self.exclude_pixels:
+            return None
         return LoadedImage(
             index=index,
             path=path,

@@ -102,6 +102,7 @@ class LabelledStream:
     Args:
         geometry: the canvas.
         training_files: SHA-256 of files to leave out.
+        training_pixels: digests of canvases to leave out, whatever file they come from.
         batch: images at a time.
         max_pixels: larger images are refused.
         skip_bad: leave unusable images and masks out instead of failing after the last one.
@@ -117,6 +118,7 @@ class LabelledStream:
         geometry: Geometry,
         *,
         training_files: frozenset[str],
+        training_pixels: frozenset[str] = frozenset(),
         batch: int,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         skip_bad: bool = False,
@@ -141,6 +143,7 @@ class LabelledStream:
             max_pixels=max_pixels,
             skip_bad=skip_bad,
             exclude=training_files,
+            exclude_pixels=training_pixels,
         )
         self._kept: list[Sample] = []
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

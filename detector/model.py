@@ -68,6 +68,11 @@ class Model:
     added_normals: int = 0
     score_bounds: int = 0
 
+    @property
+    def training_pixels(self) -> frozenset[str]:
+        """Digests of the canvases it was fitted to; none in models of version 5."""
+        return frozenset(one.pixel_digest for one in self.normals or ())
+
 
 def save_model(folder: Path, model: Model) -> str:
     """Writes a model folder; `model.json` comes last, so that no half-written model loads.

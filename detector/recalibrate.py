@@ -16,7 +16,6 @@ from detector.model import Model, load_model
 from detector.scoring import score_stream
 from detector.threshold import Threshold
 from manifests.confine import category_folder
-from manifests.digest import array_digest
 from manifests.errors import ModelError
 from manifests.images import DEFAULT_MAX_PIXELS, list_images
 
@@ -97,9 +96,10 @@ def recalibrate_model(
         batch=model.config.batch,
         max_pixels=max_pixels,
         exclude=model.training_files,
+        exclude_pixels=model.training_pixels,  # images of the fit in other files
         readers=readers,
     )
-    calibration, digests, repeats = _calibration(model, stream, progress)
+    calibration, digests = _calibration(model, stream, progress)
     image_threshold, pixel_threshold = calibration.thresholds(rate)
     changed = replace(
         model,
@@ -117,7 +117,7 @@ def recalibrate_model(
         model_digest=digest,
         images=len(calibration),
         exceeding=int((calibration.image > model.image_threshold.value).sum()),
-        seen=len(stream.excluded) + repeats,
+        seen=len(stream.excluded),
         before=model.image_threshold,
         after=image_threshold,
         pixel_before=model.pixel_threshold,
@@ -127,17 +127,13 @@ def recalibrate_model(
 
 def _calibration(
     model: Model, stream: ImageStream, progress: Callable[[int, int], None] | None
-) -> tuple[Calibration, frozenset[str], int]:
-    """Scores of a stream's images, the digests of their files, and how many were left out: images
-    of the fit in other files, whose patches are in the bank."""
-    known = {normal.pixel_digest for normal in model.normals or ()}
-    image, maxima, digests, repeats = [], [], set(), 0
+) -> tuple[Calibration, frozenset[str]]:
+    """Scores of a stream's images, and the digests of their files."""
+    image, maxima, digests = [], [], set()
     for batch, scores in score_stream(model.detector, stream):
-        is_new = np.array([array_digest(loaded.canvas) not in known for loaded in batch])
-        image.append(scores.image[is_new])
-        maxima.append(scores.map[is_new].max(axis=(1, 2), initial=-np.inf))
-        repeats += int((~is_new).sum())
-        digests |= {one.file_sha256 for one, new in zip(batch, is_new, strict=True) if new}
+        image.append(scores.image)
+        maxima.append(scores.map.max(axis=(1, 2)))
+        digests |= {one.file_sha256 for one in batch}
         if progress is not None:
             progress(batch[-1].index + 1, len(stream.paths))
     if sum(map(len, image)) < FEWEST:
@@ -148,4 +144,4 @@ def _calibration(
             hint="give photos that were not in the negative set",
         )
     found = Calibration.of(np.concatenate(image), np.concatenate(maxima), OTHERS)
-    return found, frozenset(digests), repeats
+    return found, frozenset(digests)

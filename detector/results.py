@@ -18,6 +18,7 @@ from detector.score_record import VERDICTS
 from detector.threshold import relative_to
 from manifests.errors import OutputError
 from manifests.images import Geometry
+from manifests.terminal import counted
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
     good, bad = ~evaluation.labels, evaluation.labels
     notes = []
     if evaluation.excluded:
-        notes.append(f"{len(evaluation.excluded)} test images left out: the model has seen them")
+        count = len(evaluation.excluded)
+        them = "it" if count == 1 else "them"
+        notes.append(f"{counted(count, 'test image')} left out: the model has seen {them}")
     if evaluation.without_mask:
         shown = ", ".join(evaluation.without_mask[:4])
         more = len(evaluation.without_mask) - 4

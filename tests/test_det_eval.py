@@ -47,6 +47,21 @@ def test_eval_leaves_training_files_out(fitted, sample_data, category_name, tmp_
     assert "2 test images left out" in result.stderr
 
 
+def test_eval_leaves_training_images_out_that_were_saved_anew(
+    fitted, sample_data, category_name, tmp_path
+):
+    data = tmp_path / "data" / category_name
+    shutil.copytree(sample_data / category_name, data)
+    source = next((data / "train" / "good").iterdir())
+    copy = data / "test" / "good" / "anew.png"
+    cv2.imwrite(str(copy), read_image(source)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert copy.read_bytes() != source.read_bytes()
+    result = invoke_det("eval", fitted, data, "--out", tmp_path / "r", "--quiet", "--json")
+    (record,) = json.loads(result.stdout)
+    assert record["counts"]["excluded"] == 1 and record["counts"]["good"] == 4
+    assert "1 test image left out: the model has seen it" in result.stderr
+
+
 def test_eval_of_one_class_gives_no_figure(fitted, sample_data, category_name, tmp_path):
     data = tmp_path / "data" / category_name
     shutil.copytree(sample_data / category_name, data)
