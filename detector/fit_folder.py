@@ -15,7 +15,8 @@ from detector.calibration import OTHERS
 from detector.checkpoint import remove_checkpoint
 from detector.config import FitConfig
 from detector.model import Model, load_model
-from detector.model_folder import MODEL, MODEL_DIGEST
+from detector.model_folder import MODEL
+from detector.training_log import TRAINING_CSV
 from manifests.atomic import output_error, write_atomic
 from manifests.bounded_file import read_bounded
 from manifests.digest import bytes_digest
@@ -58,23 +59,40 @@ def take_folder(
     return None
 
 
-def make_way(folder: Path) -> None:
-    """Removes the model that is being replaced, the moment before the new one is written.
+def clear_folder(folder: Path, *, is_trained: bool) -> None:
+    """Removes what a fit needed and a model does not.
+
+    Args:
+        is_trained: whether the log in the folder is the model's.
 
     Raises:
         OutputError: it cannot be removed.
     """
+    remove_checkpoint(folder)
     try:
-        for name in (MODEL, MODEL_DIGEST, REPLACEMENT):  # a model without the last is whole
-            (folder / name).unlink(missing_ok=True)
+        (folder / REPLACEMENT).unlink(missing_ok=True)
+        if not is_trained:
+            (folder / TRAINING_CSV).unlink(missing_ok=True)
     except OSError as error:
         raise output_error(folder, error) from error
 
 
 def _finished(folder: Path, identity: Identity) -> Model | None:
-    if not (folder / MODEL).exists() or _replacement(folder) == _name(identity):
+    if not (folder / MODEL).exists():
         return None
-    model = load_model(folder)
+    # What lies there may be the reason why it is replaced.
+    is_replaced = _replacement(folder) == _name(identity)
+    try:
+        model = load_model(folder)
+        _need_same(model, identity, folder)
+    except ModelError:
+        if is_replaced:
+            return None
+        raise
+    return model
+
+
+def _need_same(model: Model, identity: Identity, folder: Path) -> None:
     other = None
     if model.calibration.source == OTHERS:
         other = "a recalibrated model"
@@ -90,13 +108,13 @@ def _finished(folder: Path, identity: Identity) -> Model | None:
             path=folder,
             hint="pass --overwrite to replace it, or another --out",
         )
-    return model
 
 
 def _prepare(folder: Path, name: str, *, overwrite: bool) -> None:
     """Removes what other fits left half written, and notes which model is replaced by which."""
     for path in folder.glob(".*.tmp-*"):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():  # a half-written model is `save_model`'s
+            path.unlink(missing_ok=True)
     if _replacement(folder) == name:  # a killed fit, which goes on
         return
     (folder / REPLACEMENT).unlink(missing_ok=True)

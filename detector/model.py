@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -27,11 +31,13 @@ from detector.model_record import (
 from detector.normal_list import FittedNormal, normals_from_state, normals_state
 from detector.threshold import Threshold
 from detector.verify_model import AGAIN, file_problems
-from manifests.atomic import write_atomic
+from manifests.atomic import sync_folder, write_atomic
 from manifests.digest import file_digest
 from manifests.errors import CutswapError, ModelError, OutputError, WeightsError
 from manifests.images import Geometry
 from manifests.weights import Network, load_network
+
+_STAGING = ".model.tmp-"
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Model:
 def save_model(folder: Path, model: Model) -> str:
     """Writes a model folder; `model.json` comes last, so that no half-written model loads.
 
+    A model that lies there stays until the new one is written to a folder beside it.
+
     Returns:
         The model digest, SHA-256 of `model.json`.
 
@@ -86,46 +94,72 @@ def save_model(folder: Path, model: Model) -> str:
     """
     from safetensors.torch import save
 
+    detector = model.detector
+    tensors = {EXTRACTOR: _weights(detector.network)}
+    if detector.untuned is not None:
+        tensors[UNTUNED] = _weights(detector.untuned)
+    tensors[STATE_FILES[model.config.detector]] = detector.state()
+    tensors[CALIBRATION] = model.calibration.state()
+    if model.normals is not None:
+        tensors[NORMALS] = normals_state(model.normals)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (MODEL, MODEL_DIGEST):
-            (folder / name).unlink(missing_ok=True)
-        detector = model.detector
-        tensors = {EXTRACTOR: _weights(detector.network)}
-        if detector.untuned is not None:
-            tensors[UNTUNED] = _weights(detector.untuned)
-        tensors[STATE_FILES[model.config.detector]] = detector.state()
-        tensors[CALIBRATION] = model.calibration.state()
-        if model.normals is not None:
-            tensors[NORMALS] = normals_state(model.normals)
-        for name in set(TENSOR_FILES) - set(tensors):
-            (folder / name).unlink(missing_ok=True)
-        for name, state in tensors.items():
-            write_atomic(folder / name, save(state))
-        record = ModelRecord(
-            category=model.category,
-            config=model.config,
-            geometry=model.geometry,
-            network_digest=detector.network.digest,
-            initial_digest=model.initial_digest,
-            set_digest=model.set_digest,
-            calibrated_on=model.calibration.source,
-            image_threshold=model.image_threshold,
-            pixel_threshold=model.pixel_threshold,
-            training_files=model.training_files,
-            licence=model.licence,
-            attribution=model.attribution,
-            versions=model.versions,
-            processes=model.processes,
-            holds_pixels=detector.holds_pixels,
-            files={name: file_digest(folder / name) for name in tensors},
-            version=UNNAMED_VERSION if model.normals is None else MODEL_VERSION,
-            added_normals=model.added_normals,
-            score_bounds=model.score_bounds,
-        )
-        return write_record(folder, record)
+        with _staging(folder) as staging:
+            for name, state in tensors.items():
+                write_atomic(staging / name, save(state))
+            digest = write_record(staging, _record_of(model, staging, tensors))
+            _put_in_place(staging, folder, [*tensors, MODEL_DIGEST, MODEL])
+        return digest
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from error
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder inside for files that are not yet to be seen; it is gone afterwards, and so are
+    those of killed runs."""
+    for left in folder.glob(f"{_STAGING}*"):
+        shutil.rmtree(left)
+    staging = folder / f"{_STAGING}{os.getpid()}"
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, folder: Path, names: Sequence[str]) -> None:
+    """Moves a whole model to where another one may lie; from here on nothing needs space."""
+    for name in (MODEL, MODEL_DIGEST, *sorted(set(TENSOR_FILES) - set(names))):
+        (folder / name).unlink(missing_ok=True)
+    for name in names:
+        os.replace(staging / name, folder / name)
+    sync_folder(folder)
+
+
+def _record_of(model: Model, folder: Path, names: Iterable[str]) -> ModelRecord:
+    """The record of a model whose tensors lie in a folder."""
+    return ModelRecord(
+        category=model.category,
+        config=model.config,
+        geometry=model.geometry,
+        network_digest=model.detector.network.digest,
+        initial_digest=model.initial_digest,
+        set_digest=model.set_digest,
+        calibrated_on=model.calibration.source,
+        image_threshold=model.image_threshold,
+        pixel_threshold=model.pixel_threshold,
+        training_files=model.training_files,
+        licence=model.licence,
+        attribution=model.attribution,
+        versions=model.versions,
+        processes=model.processes,
+        holds_pixels=model.detector.holds_pixels,
+        files={name: file_digest(folder / name) for name in names},
+        version=UNNAMED_VERSION if model.normals is None else MODEL_VERSION,
+        added_normals=model.added_normals,
+        score_bounds=model.score_bounds,
+    )
 
 
 def load_model(folder: str | PathLike[str], *, device: str = "cpu") -> Model:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from detector.checkpoint import remove_checkpoint
 from detector.config import TRAINED_WITH, FitConfig
 from detector.evaluate import evaluate
-from detector.fit_folder import Identity, make_way, take_folder
+from detector.fit_folder import Identity, clear_folder, take_folder
 from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
 from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
@@ -21,7 +20,6 @@ from detector.model_record import read_record
 from detector.normal_list import FittedNormal
 from detector.processes import ALONE, Processes
 from detector.results import EvalResult, measure, write_scores, write_text
-from detector.train import TRAINING_CSV
 from manifests.confine import category_folder
 from manifests.datasets import Category
 from manifests.digest import bytes_digest
@@ -191,11 +189,8 @@ def fit_model(
             processes=processes.count,
             normals=tuple(FittedNormal(*row) for row in negative_set.normal_names()),
         )
-        make_way(folder)
         digest = save_model(folder, model)
-        remove_checkpoint(folder)
-        if not config.train.updates:
-            (folder / TRAINING_CSV).unlink(missing_ok=True)  # of a model that was here
+        clear_folder(folder, is_trained=config.train.updates > 0)
         if detector.holds_pixels and (line := pixel_warning(model.licence, holder=str(folder))):
             warnings.append(line)
     return _summary(

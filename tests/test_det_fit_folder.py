@@ -7,8 +7,9 @@ import shutil
 import pytest
 from conftest import invoke_det
 
-from detector import pipeline, training_loop
+from detector import model, model_record, pipeline, training_loop
 from detector.model import load_model
+from manifests import atomic
 from manifests.errors import OutputError
 
 UNTRAINED = ("--updates", 0, "--coreset", 0.05, "--quiet")
@@ -23,7 +24,7 @@ def models(fitted, tmp_path):
 
 
 def bytes_of(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture
@@ -93,3 +94,42 @@ def test_an_untrained_model_keeps_no_log_of_a_trained_one(built, killed):
     assert (killed / "training.csv").is_file()
     invoke_det("fit", built, "--out", killed.parent, *UNTRAINED, "--overwrite")
     assert not (killed / "training.csv").exists()
+
+
+def test_a_model_stays_where_the_new_one_cannot_be_written(
+    built, models, category_name, monkeypatch
+):
+    """As on a full disk, at each of the files."""
+    folder = models / category_name
+    before, written = bytes_of(folder), []
+
+    def fail(path, data):
+        written.append(path.name)
+        if len(written) == failing:
+            raise OutputError("cannot be written: no space left on the device", path=path)
+        atomic.write_atomic(path, data)
+
+    monkeypatch.setattr(model, "write_atomic", fail)
+    monkeypatch.setattr(model_record, "write_atomic", fail)
+    for failing in range(1, 7):
+        written.clear()
+        told = invoke_det(
+            "fit", built, "--out", models, *UNTRAINED, "--seed", 1, "--overwrite", exit_code=1
+        )
+        assert "no space left" in told.stderr and len(written) == failing
+        assert before.items() <= bytes_of(folder).items()
+    assert load_model(folder).config.seed == 0
+    failing = 0
+    invoke_det("fit", built, "--out", models, *UNTRAINED, "--seed", 1, "--overwrite")
+    assert load_model(folder).config.seed == 1 and not list(folder.glob(".*"))
+
+
+def test_a_damaged_model_can_be_replaced_and_so_can_what_a_kill_left(built, models, category_name):
+    folder = models / category_name
+    (folder / "bank.safetensors").write_bytes(b"")
+    (folder / ".model.tmp-1").mkdir()
+    (folder / ".model.tmp-1" / "bank.safetensors").write_bytes(b"half")
+    told = invoke_det("fit", built, "--out", models, *UNTRAINED, exit_code=1)
+    assert "bank.safetensors" in told.stderr
+    invoke_det("fit", built, "--out", models, *UNTRAINED, "--overwrite")
+    assert load_model(folder).config.seed == 0 and not list(folder.glob(".*"))
