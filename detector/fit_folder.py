@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from detector.calibration import OTHERS
-from detector.checkpoint import remove_checkpoint
+from detector.checkpoint import CHECKPOINT_NAME, remove_checkpoint
 from detector.config import FitConfig
 from detector.model import Model, load_model
 from detector.model_folder import MODEL
@@ -50,6 +50,7 @@ def take_folder(
         return model
     _make(stack, folder)
     stack.enter_context(folder_lock(folder))
+    stack.callback(_forget_replacement, folder)
     if not overwrite and (model := _finished(folder, identity)):  # another run has made it since
         return model
     try:
@@ -122,6 +123,13 @@ def _prepare(folder: Path, name: str, *, overwrite: bool) -> None:
         remove_checkpoint(folder)
     if (folder / MODEL).exists():
         write_atomic(folder / REPLACEMENT, name.encode("ascii"))
+
+
+def _forget_replacement(folder: Path) -> None:
+    """Of a fit that ended before its first checkpoint nothing is left to go on with."""
+    with contextlib.suppress(OSError):
+        if not (folder / CHECKPOINT_NAME).exists():
+            (folder / REPLACEMENT).unlink(missing_ok=True)
 
 
 def _replacement(folder: Path) -> str | None:
