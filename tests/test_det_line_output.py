@@ -14,6 +14,7 @@ from conftest import REPO
 
 from detector.line_output import LineOutput, appended
 from manifests.errors import OutputError
+from reference.line_file import lines_so_far
 
 
 def test_lines_are_appended(tmp_path):
@@ -23,6 +24,25 @@ def test_lines_are_appended(tmp_path):
             output.write({"number": number, "text": "ü\n\u2028"})
     lines = path.read_bytes().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [1, 2]
+
+
+def test_a_line_is_whole_for_who_reads_along_once_its_end_is_there(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    records = [{"number": number, "text": "x" * (number % 1900)} for number in range(5000)]
+
+    def write() -> None:
+        with appended(path) as output:
+            for record in records:
+                output.write(record)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    read = 0
+    while writer.is_alive():
+        lines = lines_so_far(path)
+        assert [json.loads(line) for line in lines[read:]] == records[read : len(lines)]
+        read = len(lines)
+    assert len(lines_so_far(path)) == len(records)
 
 
 def test_half_a_line_that_a_power_cut_left_spoils_no_other(tmp_path):

@@ -18,6 +18,7 @@ from conftest import REPO, invoke_det
 
 from manifests.digest import file_digest
 from manifests.images import read_image
+from reference.line_file import lines_so_far
 
 FAST = ("--settle", "0.1", "--patience", "0.5", "--device", "cpu")
 
@@ -61,10 +62,10 @@ class Beside(threading.Thread):
     def lines(self, count: int) -> list[dict]:
         """The lines so far, once there are so many."""
         end = time.monotonic() + 60
-        while not self.out.exists() or self.out.read_bytes().count(b"\n") < count:
+        while len(lines := lines_so_far(self.out)) < count or not self.out.exists():
             assert time.monotonic() < end, "no line"
             time.sleep(0.01)
-        return [json.loads(line) for line in self.out.read_text().splitlines()]
+        return [json.loads(line) for line in lines]
 
 
 def watch_beside(model: Path, inbox: Path, act, *options: object):

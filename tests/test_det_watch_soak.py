@@ -15,6 +15,7 @@ import pytest
 from conftest import REPO
 
 from reference.camera import Camera
+from reference.line_file import lines_so_far
 
 SETTLE_S, PATIENCE_S = 0.25, 2.0
 MOST_BEHIND = 300
@@ -42,9 +43,7 @@ def cpu_s(process: subprocess.Popen) -> float:
 
 
 def records(path: Path) -> list[dict]:
-    data = path.read_bytes() if path.exists() else b""
-    assert not data or data.endswith(b"\n")
-    return [json.loads(line) for line in data.splitlines()]
+    return [json.loads(line) for line in lines_so_far(path)]
 
 
 def name_of(record: dict) -> bytes:
@@ -54,7 +53,7 @@ def name_of(record: dict) -> bytes:
 
 def clear(folder: Path, out: Path, after: int, complete: dict[str, bytes]) -> int:
     """Removes files that have their line, as who fetches them would; returns the lines read."""
-    lines = out.read_bytes().splitlines()
+    lines = lines_so_far(out)
     for line in lines[after:-8]:
         record = json.loads(line)
         if record.get("file_sha256") in complete:  # and is not to be written again
@@ -119,6 +118,7 @@ def test_every_complete_file_has_one_line(seconds, fitted, category_name, tmp_pa
         camera.stop.set()
         process.kill()
         process.wait()
+    assert out.read_bytes().endswith(b"\n")
     told = records(out)
     counts = Counter(record["file_sha256"] for record in told if "file_sha256" in record)
     assert {digest: counts[digest] for digest in dropped.complete} == dict.fromkeys(
