@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from generator.anchors import CLUSTER_CHOICES
 from manifests.devices import PRECISIONS
 from manifests.errors import ConfigError
 from manifests.images import Geometry
 
-CLUSTER_CHOICES = ("max", "min", "random")
 REGIONS = ("kmeans", "most-salient")
 SALIENCY_VIEWS = ("level", "mean", "max")
 DONORS = ("set", "textures", "procedural")
