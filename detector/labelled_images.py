@@ -233,12 +233,16 @@ def load_test_images(
     training_files: frozenset[str],
     category: Category,
     *,
+    training_pixels: frozenset[str] = frozenset(),
     batch: int = 8,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TestImages:
     """Reads a category's test images once, 5 bytes per pixel of the canvas each.
+
+    Args:
+        training_files, training_pixels: of images to leave out, see `LabelledStream`.
 
     Raises:
         DataError: no test images, or all were trained on.
@@ -248,6 +252,7 @@ def load_test_images(
         category,
         geometry,
         training_files=training_files,
+        training_pixels=training_pixels,
         batch=batch,
         max_pixels=max_pixels,
         skip_bad=skip_bad,

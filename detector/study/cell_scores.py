@@ -24,7 +24,7 @@ from manifests.errors import ModelError
 if TYPE_CHECKING:
     from detector.evaluate import Evaluation
 
-CELL_VERSION = 2
+CELL_VERSION = 3
 _MAX_ARRAY_BYTES = 1 << 32
 # Field: (dimensions, dtype kind and bytes per item, None for any).
 _LAYOUT = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from detector.config import TRAINED_WITH, FitConfig
-from detector.memory_budget import DEFAULT_BYTES
 from detector.study.builds import SetRequest, digest_of
 from detector.study.cell_scores import CELL_VERSION
 from detector.study.plan_types import SEED_LIMIT, Arm
@@ -21,8 +20,8 @@ from manifests.errors import DataError
 # Counts changes of the code that make the same training end with other weights: extractors of
 # another version are not taken up.
 TRAIN_VERSION = 1
-_GEOMETRY_OPTIONS = ("image_size", "fit")
-_IMAGE_OPTIONS = ("skip_bad", "max_megapixels")  # decide which normals there are
+# The latter two decide which normals there are.
+_CANVAS_OPTIONS = ("image_size", "fit", "skip_bad", "max_megapixels")
 # Detectors whose scores of other images do not follow from the seed.
 _SEEDLESS = ("gaussian",)
 
@@ -48,6 +47,8 @@ class Cell:
     Attributes:
         coreset: None for a detector without a memory bank.
         draw: which of the seed's memory banks.
+        canvas_key: equal for cells of one canvas, region of interest and choice of images, whatever
+            their negatives.
         extractor_key: equal for cells that share an extractor.
         key: of everything its scores depend on.
         path: where its scores lie, or will lie.
@@ -61,6 +62,7 @@ class Cell:
     config: FitConfig
     weights: Path | None
     set_request: SetRequest
+    canvas_key: str
     extractor_key: str
     key: str
     path: Path
@@ -128,9 +130,8 @@ def make_cell(
     # Neither changes what is learned: only when it is saved.
     del train["checkpoint_every"]
     options = request.options
-    geometry = {name: options.get(name) for name in _GEOMETRY_OPTIONS}
-    geometry |= {name: options[name] for name in _IMAGE_OPTIONS if name in options}
-    geometry |= {"roi": request.digests["roi"]} if "roi" in request.digests else {}
+    geometry = {name: options.get(name) for name in _CANVAS_OPTIONS}
+    geometry["roi"] = request.digests.get("roi")
     extractor: dict[str, Any] = {"network": config.network, "weights": network_digest}
     if config.train.updates:
         extractor |= {"train": train, "set": request.key, "data": data.digest}
@@ -138,14 +139,10 @@ def make_cell(
     if config.detector in TRAINED_WITH:
         own = {name: getattr(config, name) for name in TRAINED_WITH[config.detector]}
         extractor |= {"detector": config.detector, "trained_with": own}
-    detector_config = dict(vars(config.detector_config()))
-    if config.tile is None:
-        detector_config.pop("tile", None)  # as there
-    if config.memory_budget == DEFAULT_BYTES:
-        detector_config.pop("memory_budget", None)  # as in the keys of cells made before it was one
+    own_seed = {"seed": 0} if config.detector in _SEEDLESS else {}
     detector = {
         "detector": config.detector,
-        "config": detector_config | ({"seed": 0} if config.detector in _SEEDLESS else {}),
+        "config": vars(config.detector_config()) | own_seed,
         "with_untuned": config.with_untuned,
     }
     extractor_key = digest_of(extractor)
@@ -167,6 +164,7 @@ def make_cell(
         config=config,
         weights=weights,
         set_request=request,
+        canvas_key=digest_of(geometry),
         extractor_key=extractor_key,
         key=key,
         path=out / "cells" / f"{key[:24]}.npz",

@@ -34,6 +34,7 @@ class TableOutcome:
         n_parts: parts that these show.
         n_unknown: of these images, without ground truth on the canvas of some arm, and so left out
             of all pixel metrics.
+        n_seen: test images left out, since some arm was trained on them.
     """
 
     table: Table
@@ -49,6 +50,7 @@ class TableOutcome:
     n_defective: int
     n_parts: int = 0
     n_unknown: int = 0
+    n_seen: int = 0
 
 
 class Outcomes:
@@ -60,7 +62,7 @@ class Outcomes:
         replicates: draws of the bootstrap.
 
     Raises:
-        ModelError: damaged scores, or scores of other test images.
+        ModelError: damaged scores, or no image that every arm was scored on.
     """
 
     def __init__(self, plan: Plan, cells: Sequence[Cell], *, replicates: int = REPLICATES) -> None:
@@ -75,8 +77,8 @@ class Outcomes:
         self._tests = {cell.data.category.name: cell.data.category for cell in cells}
         self.categories = tuple(self._tests)
         self._parts: dict[str, dict[str, str]] = {}
-        self._validation: dict[str, frozenset[str]] = {}
-        self._truths: dict[str, np.ndarray] = {}
+        self._wanted: dict[str, frozenset[str]] = {}
+        self._shared: dict[str, dict[str, bool]] = {}
 
     def tables(self) -> list[TableOutcome]:
         """Every table at every coreset on every category, and on their mean where several.
@@ -122,14 +124,15 @@ class Outcomes:
             for cell in self._cells
             if cell.arm.name in present and cell.data.category.name in self._names(data)
         )
-        n_good = n_defective = n_parts = n_unknown = 0
+        n_good = n_defective = n_parts = n_unknown = n_seen = 0
         for one in self._names(data):
             cell = self._draws(one, table.baseline, coreset, seeds[table.baseline][0])[0]
             scores = CellScores.load(cell.path)
             subset = self._subset(one, scores)
             n_good += int((~scores.labels & subset).sum())
             n_defective += int((scores.labels & subset).sum())
-            n_unknown += int((~self._truth(one) & subset).sum())
+            n_unknown += int((~self._truth(one, scores) & subset).sum())
+            n_seen += len(self._part(one)) - int(subset.sum())
             baseline = self._arm(one, table.baseline, coreset, seeds[table.baseline], table.metrics)
             n_parts += baseline.n_parts
         return TableOutcome(
@@ -146,6 +149,7 @@ class Outcomes:
             n_defective=n_defective,
             n_parts=n_parts,
             n_unknown=n_unknown,
+            n_seen=n_seen,
         )
 
     def _row(
@@ -198,7 +202,7 @@ class Outcomes:
                         metrics=metrics,
                         subset=subset,
                         parts=np.array([parts.get(name, "") for name in scores.sources.tolist()]),
-                        truth=self._truth(data),
+                        truth=self._truth(data, scores),
                         replicates=self._replicates,
                         # So that draws of the images of different categories are independent.
                         seed=self.categories.index(data),
@@ -211,20 +215,25 @@ class Outcomes:
 
     def _subset(self, data: str, scores: CellScores) -> np.ndarray:
         """(n,) bool, the scored images that count."""
-        if data not in self._validation:
+        wanted = self._part(data) & self._every_arms(data).keys()
+        return np.isin(scores.sources, sorted(wanted))
+
+    def _part(self, data: str) -> frozenset[str]:
+        """The test images, by source, that the plan's split asks for."""
+        if data not in self._wanted:
             # By all test images, so that the part is the same whatever an arm was trained on.
             tests = self._tests[data].test
-            sources = [sample.source for sample in tests]
+            sources = np.array([sample.source for sample in tests])
             is_validation = validation_split(
-                sources,
+                sources.tolist(),
                 [sample.defect for sample in tests],
                 parts=[sample.part for sample in tests],
                 seed=self._plan.validation_seed,
                 share=self._plan.validation_share,
             )
-            self._validation[data] = frozenset(np.array(sources)[is_validation].tolist())
-        found = np.isin(scores.sources, sorted(self._validation[data]))
-        return found if self._plan.split == "validation" else ~found
+            is_wanted = is_validation == (self._plan.split == "validation")
+            self._wanted[data] = frozenset(sources[is_wanted].tolist())
+        return self._wanted[data]
 
     def _part_of(self, data: str) -> dict[str, str]:
         """What each test image of a category shows."""
@@ -233,21 +242,36 @@ class Outcomes:
             self._parts[data] = {sample.source: sample.part for sample in tests}
         return self._parts[data]
 
-    def _truth(self, data: str) -> np.ndarray:
-        """(n,) bool, images that every arm has ground truth of: it follows from the canvas."""
-        if data not in self._truths:
+    def _truth(self, data: str, scores: CellScores) -> np.ndarray:
+        """(n,) bool, of the scored images those that every arm has ground truth of."""
+        shared = self._every_arms(data)
+        return np.array([shared.get(source, False) for source in scores.sources.tolist()])
+
+    def _every_arms(self, data: str) -> dict[str, bool]:
+        """Whether there is ground truth, by source of the images that every arm was scored on.
+
+        Both follow from the canvas: a small defect can vanish, and an image may be a normal that
+        was saved anew.
+        """
+        if data not in self._shared:
             one_per_arm = {
                 cell.arm.name: cell for cell in self._cells if cell.data.category.name == data
             }
-            truths = [CellScores.load(cell.path).has_truth for cell in one_per_arm.values()]
-            if len({len(truth) for truth in truths}) > 1:
+            known = []
+            for cell in one_per_arm.values():
+                scores = CellScores.load(cell.path)
+                known.append(
+                    dict(zip(scores.sources.tolist(), scores.has_truth.tolist(), strict=True))
+                )
+            names = [name for name in known[0] if all(name in other for other in known)]
+            if not names:
                 raise ModelError(
-                    "arms were scored on other test images",
+                    "no test image was scored by every arm",
                     path=self._tests[data].root,
                     hint="let every arm train on the same images",
                 )
-            self._truths[data] = np.logical_and.reduce(truths)
-        return self._truths[data]
+            self._shared[data] = {name: all(one[name] for one in known) for name in names}
+        return self._shared[data]
 
     def _names(self, data: str) -> tuple[str, ...]:
         return self.categories if data == MEAN else (data,)

@@ -16,6 +16,7 @@ from detector.study.tables import csv_text, markdown_table, verdict_line
 from manifests.atomic import write_atomic
 from manifests.durations import duration
 from manifests.errors import OutputError
+from manifests.terminal import counted
 
 REPORT = "report.md"
 _LOG_FROM = 8  # values that reach over this factor are drawn on a logarithmic axis
@@ -183,6 +184,8 @@ def _section(out: Path, plan: Plan, outcome: TableOutcome) -> list[str]:
     counts += f" of {outcome.n_parts} parts" if outcome.n_parts < n_images else ""
     if outcome.n_unknown:
         counts += f"; {outcome.n_unknown} without ground truth on the canvas of some arm"
+    if outcome.n_seen:
+        counts += f"; {counted(outcome.n_seen, 'other')} left out, as they were trained on"
     note = (
         counts + (f"; not run yet: {'; '.join(outcome.missing)}" if outcome.missing else "") + "."
     )

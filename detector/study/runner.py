@@ -21,7 +21,7 @@ from detector.study.scoring import score_cells
 from manifests.atomic import write_atomic
 from manifests.datasets import FORMATS, Category, open_data
 from manifests.errors import ConfigError, CutswapError, ModelError, OutputError
-from manifests.images import DEFAULT_MAX_PIXELS, Geometry
+from manifests.images import DEFAULT_MAX_PIXELS
 from manifests.negative_set import NegativeSet
 from manifests.progress import ProgressMaker
 
@@ -258,7 +258,7 @@ class Runner:
                 missing,
                 extractor,
                 negative_set,
-                self._tests(first, negative_set.geometry, tests),
+                self._tests(first, negative_set, tests),
                 device=self._device,
                 make_progress=self._make_progress,
             )
@@ -285,18 +285,22 @@ class Runner:
                 found.scores.save(cell.path)
                 yield cell
 
-    def _tests(self, cell: Cell, geometry: Geometry, tests: dict[tuple, TestImages]) -> TestImages:
-        megapixels = cell.set_request.options.get("max_megapixels")
-        max_pixels = DEFAULT_MAX_PIXELS if megapixels is None else round(float(megapixels) * 1e6)
-        key = (cell.data.digest, geometry, max_pixels)
+    def _tests(
+        self, cell: Cell, negative_set: NegativeSet, tests: dict[tuple, TestImages]
+    ) -> TestImages:
+        key = (cell.data.digest, cell.canvas_key)
         if key not in tests:
             tests.clear()  # one canvas at a time: test sets can be large
+            megapixels = cell.set_request.options.get("max_megapixels")
             tests[key] = load_test_images(
-                geometry,
+                negative_set.geometry,
                 frozenset(cell.data.training_files.values()),
                 cell.data.category,
+                training_pixels=frozenset(negative_set.normal_digests()),
                 batch=16,
-                max_pixels=max_pixels,
+                max_pixels=(
+                    DEFAULT_MAX_PIXELS if megapixels is None else round(float(megapixels) * 1e6)
+                ),
             )
         return tests[key]
 
@@ -308,12 +312,9 @@ def _label(cell: Cell) -> str:
 
 
 def _by_extractor(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells that share data, set geometry and extractor, in the order of the first of each."""
+    """Cells that share data, canvas and extractor, in the order of the first of each."""
     groups: dict[tuple, dict[str, Cell]] = {}
     for cell in cells:
-        options = cell.set_request.options
-        canvas = (options.get("image_size"), options.get("fit"))
-        # One canvas after the other: test images are loaded once for each.
-        key = (cell.data.digest, str(canvas), cell.extractor_key)
+        key = (cell.data.digest, cell.canvas_key, cell.extractor_key)
         groups.setdefault(key, {}).setdefault(cell.key, cell)
     return [list(group.values()) for group in groups.values()]

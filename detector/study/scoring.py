@@ -94,6 +94,7 @@ def _sharing_features(cells: Sequence[Cell]) -> list[list[Cell]]:
             "with_untuned": config.with_untuned,
             "precision": config.precision,
             "batch": config.batch,
+            "tile": config.tile,
         }
         groups.setdefault(digest_of(shared), []).append(cell)
     return list(groups.values())
