@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, invoke_det
 
+from detector.arrivals import Arrivals
 from manifests.digest import file_digest
 from manifests.images import read_image
 from reference.line_file import lines_so_far
@@ -147,8 +148,18 @@ def test_an_odd_name_is_no_trouble_to_score(fitted, category_name, tmp_path, pho
         assert expected in result.stdout_bytes
 
 
-def test_it_follows_what_arrives_and_ends_on_sigterm(fitted, category_name, inbox, photos):
+def test_it_follows_what_arrives_and_ends_on_sigterm(
+    fitted, category_name, inbox, photos, monkeypatch
+):
     away = inbox.parent / "away"
+    is_missed = threading.Event()
+    lose = Arrivals._lose
+
+    def lose_and_tell(arrivals: Arrivals, error: OSError) -> None:
+        lose(arrivals, error)
+        is_missed.set()
+
+    monkeypatch.setattr(Arrivals, "_lose", lose_and_tell)
 
     def act(beside: Beside) -> None:
         beside.lines(3)
@@ -163,7 +174,7 @@ def test_it_follows_what_arrives_and_ends_on_sigterm(fitted, category_name, inbo
                 time.sleep(0.2)  # longer than --settle, shorter than --patience
         assert beside.lines(5)[4]["file_sha256"] == file_digest(photos[4])
         os.rename(inbox, away)
-        time.sleep(0.3)
+        assert is_missed.wait(60)
         os.rename(away, inbox)
         shutil.copy(photos[5], inbox / "late.png")  # a name of before
         assert beside.lines(6)[5]["file_sha256"] == file_digest(photos[5])

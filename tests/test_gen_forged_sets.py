@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
 import pytest
-from conftest import IMAGE_SIZE, REPO, invoke_gen
+from conftest import IMAGE_SIZE, invoke_gen
 from test_gen_pipeline import build, digests, good_photos
 from test_gen_textures import texture_folder
 
@@ -30,6 +25,7 @@ from manifests.negative_set import NegativeSet
 from manifests.schema import read_manifest
 from manifests.shard import Shard
 from manifests.verify import verify_set
+from reference.interruptions import kill_build_after_one_shard, stopped_after_one_shard
 
 PERLIN = ("--policies", "perlin")
 
@@ -178,36 +174,15 @@ def test_anchors_render_the_same_pixels(photos, textures, sets, tmp_path):
 
 def test_a_killed_build_goes_on_to_equal_bytes(photos, textures, sets, tmp_path):
     out = tmp_path / "out"
-    arguments = (
-        "build", photos, "--out", out, "--image-size", IMAGE_SIZE, "--shard-images", 2, "--jobs",
-        1, "--quiet", *PERLIN, "--textures", textures,
-    )  # fmt: skip
-    command = [sys.executable, "-m", "generator.cli", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=REPO, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (out / "photos" / "shard-00000.h5").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if not (out / "photos" / "manifest.json").exists():
-        assert "taken over" in run(photos, out, "--textures", textures).output
+    options = ("--image-size", IMAGE_SIZE, "--shard-images", 2, "--quiet", *PERLIN)
+    arguments = (photos, "--out", out, *options, "--textures", textures)
+    kill_build_after_one_shard(arguments, out / "photos")
+    assert "taken over" in run(photos, out, "--textures", textures).output
     assert digests(out / "photos") == digests(sets["textures"])
 
 
 def test_shards_of_other_donors_are_not_taken_up(photos, textures, sets, tmp_path, monkeypatch):
-    write, written = generator.unit.write_shard, []
-
-    def write_one_and_stop(path, *rows, **options):
-        if written:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        return write(path, *rows, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(generator.unit, "write_shard", write_one_and_stop)
+    with stopped_after_one_shard(monkeypatch, generator.unit):
         run(photos, tmp_path, "--textures", textures, exit_code=130)
     for more in ((), ("--donors", "procedural"), ("--textures", textures / "sub 0")):
         result = run(photos, tmp_path, *more, exit_code=1)

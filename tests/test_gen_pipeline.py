@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -19,6 +14,7 @@ from manifests import manifest_json
 from manifests.digest import file_digest
 from manifests.negative_set import NegativeSet
 from manifests.schema import read_manifest
+from reference.interruptions import kill_build_after_one_shard
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -139,23 +135,9 @@ def test_anchors_store_renders_the_pixels_of_the_pixels_store(
 
 def test_killed_build_resumes_to_equal_bytes(sample_data, built, category_name, tmp_path):
     out = tmp_path / "out"
-    command = [
-        sys.executable, "-m", "generator.cli", "build", str(sample_data), "--out", str(out),
-        "--image-size", IMAGE_SIZE, "--shard-images", "4", "--jobs", "1", "--quiet",
-    ]  # fmt: skip
     folder = out / category_name
-    repo = Path(__file__).resolve().parent.parent
-    process = subprocess.Popen(command, cwd=repo, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not (folder / "shard-00000.h5").exists():
-            assert process.poll() is None, "the build ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not (folder / "manifest.json").exists()
+    options = ("--image-size", IMAGE_SIZE, "--shard-images", 4, "--quiet")
+    kill_build_after_one_shard([sample_data, "--out", out, *options], folder)
     (folder / ".shard-00001.h5.tmp-123").write_bytes(b"half written")
     result = build(sample_data, out)
     assert "taken over" in result.output
