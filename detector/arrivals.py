@@ -6,6 +6,7 @@ servers tell nobody of what other machines write, and needs no library.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import stat
@@ -127,7 +128,7 @@ class Arrivals:
         False where it has gone or changed, or where whoever writes it may only be slow: then it is
         offered again.
         """
-        version = self._version(arrival.name)
+        version = self._unjudged_version(arrival.name)
         if version is None:
             self._waiting.pop(arrival.name, None)
             return False
@@ -176,6 +177,8 @@ class Arrivals:
             except OSError:  # gone since, a broken link, or a share that fails for a moment
                 if known is not None and os.path.lexists(entry.path):
                     judged[name] = known
+                elif (broken := self._unjudged_version(name)) is not None:
+                    waiting[name] = self._seen(name, broken)
                 continue
             if not stat.S_ISREG(info.st_mode):
                 continue
@@ -214,7 +217,7 @@ class Arrivals:
         return Arrival(name, version, since=now, due=now + self.settle_s)
 
     def _look_at(self, arrival: Arrival) -> None:
-        version = self._version(arrival.name)
+        version = self._unjudged_version(arrival.name)
         if version is None:
             del self._waiting[arrival.name]
         elif version[:_OF_CONTENT] != arrival.version[:_OF_CONTENT]:
@@ -240,6 +243,17 @@ class Arrivals:
         except OSError:
             return None
         return _version_of(info) if stat.S_ISREG(info.st_mode) else None
+
+    def _unjudged_version(self, name: str) -> Version | None:
+        """The same, but of a link that leads nowhere its own: no image will come of it."""
+        version = self._version(name)
+        if version is None:
+            path = self.folder / name
+            with contextlib.suppress(OSError):
+                info = os.lstat(path)
+                if stat.S_ISLNK(info.st_mode) and not os.path.exists(path):
+                    return _version_of(info)
+        return version
 
 
 def _version_of(info: os.stat_result) -> Version:

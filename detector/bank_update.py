@@ -17,6 +17,7 @@ from detector.detectors.base import Coverage
 from detector.detectors.training_scores import leave_one_out
 from detector.explanation import names_of
 from detector.model import Model, load_model
+from detector.model_folder import models_root
 from detector.new_normals import NewNormals, read_new_normals
 from detector.normal_list import FittedNormal
 from detector.normal_pixels import NormalCanvases, NormalPixels
@@ -153,7 +154,7 @@ def update_bank(
             path=model_folder,
             hint="give the set that it was fitted on with --set, or fit again",
         )
-    folder = category_folder(out, model.category, path=model_folder)
+    folder = category_folder(models_root(out), model.category, path=model_folder)
     need_room(folder, Path(model_folder), overwrite=overwrite)
     new = read_new_normals(
         paths,

@@ -17,8 +17,10 @@ from detector.model import Model
 from detector.score_ahead import score_ahead
 from detector.scored_image import judge
 from manifests.datasets import Category, Sample
+from manifests.digest import file_digest
 from manifests.errors import CutswapError
 from manifests.images import restore_map
+from manifests.layouts.base import ordered
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Evaluation:
         excluded: sources left out because they were trained on.
         skipped: errors of unusable images that were left out on request.
         cropped: (source, fraction of its defect's area that the crop lost).
+        too_small: of `without_mask`, those whose mask marks less than the canvas can show.
         verdicts: (n,) bool, True where the model calls a part defective; None where scores alone
             are known.
         min_area: what the verdicts ask of regions.
@@ -54,6 +57,7 @@ class Evaluation:
     excluded: tuple[str, ...]
     skipped: tuple[CutswapError, ...]
     cropped: tuple[tuple[str, float], ...]
+    too_small: tuple[str, ...] = ()
     verdicts: np.ndarray | None = None
     min_area: MinArea = ANY_AREA
 
@@ -82,6 +86,7 @@ def evaluation_of(truth: Truth, scores: Scores) -> Evaluation:
         excluded=truth.excluded,
         skipped=truth.skipped,
         cropped=truth.cropped,
+        too_small=truth.too_small,
     )
 
 
@@ -96,7 +101,9 @@ def evaluate(
 ) -> Evaluation:
     """Scores every test image that the model was not trained on, a batch in memory at a time.
 
-    Left out are files that it has seen, and normals of its bank in other files.
+    Left out are files that it has seen, and normals of its bank in other files. Where training
+    images were drawn by seed, all good ones that the model has not seen are test images, whichever
+    seed its set was built with.
 
     The verdicts are those of `score`: regions are measured in original pixels.
 
@@ -104,6 +111,8 @@ def evaluate(
         DataError: the category has no test images, or all were trained on.
         BadImages: unreadable images, or masks missing or of another size, unless `skip_bad`.
     """
+    if category.is_drawn:
+        category = _drawn_as_for(model, category)
     stream = LabelledStream(
         category,
         model.geometry,
@@ -138,3 +147,18 @@ def evaluate(
     return replace(
         evaluation_of(stream.truth(), scores), verdicts=np.array(verdicts), min_area=min_area
     )
+
+
+def _drawn_as_for(model: Model, category: Category) -> Category:
+    samples = []
+    for sample in category.samples:
+        is_unseen = sample.split == "train" and _digest(sample) not in model.training_files
+        samples.append(replace(sample, split="test") if is_unseen else sample)
+    return replace(category, samples=ordered(samples))
+
+
+def _digest(sample: Sample) -> str:
+    try:
+        return file_digest(sample.path)
+    except OSError:
+        return ""  # a test image then, whose reading says why

@@ -106,6 +106,10 @@ def explain(
     keep_freed_memory()
     if output is not None and output.suffix.lower() != ".png":
         raise ConfigError("the picture is a PNG", path=output, hint="call it FILE.png")
+    if output is not None and output.resolve() == image.resolve():
+        raise ConfigError(
+            "-o would replace the image by a picture of it", path=output, hint="name another file"
+        )
     max_pixels = round(max_megapixels * 1e6)
     loaded = load_model(find_model(model), device=resolve_device(device))
     with opened_set(shards, loaded.category, quiet=quiet) as negative_set:

@@ -57,6 +57,7 @@ class Truth:
         excluded: sources left out because they were trained on.
         skipped: errors of unusable images that were left out on request.
         cropped: (source, fraction of its defect's area that the crop lost).
+        too_small: of `without_mask`, those whose mask marks less than the canvas can show.
     """
 
     samples: tuple[Sample, ...]
@@ -69,6 +70,7 @@ class Truth:
     excluded: tuple[str, ...]
     skipped: tuple[CutswapError, ...]
     cropped: tuple[tuple[str, float], ...]
+    too_small: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +151,7 @@ class LabelledStream:
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._mask_errors: list[CutswapError] = []
         self._cropped: list[tuple[str, float]] = []
+        self._too_small: list[str] = []
 
     def __iter__(self) -> Iterator[LabelledBatch]:
         """Yields the batches, once.
@@ -216,6 +219,7 @@ class LabelledStream:
             excluded=tuple(self.category.test[i].source for i in self._images.excluded),
             skipped=(*self._images.errors, *self._mask_errors),
             cropped=tuple(self._cropped),
+            too_small=tuple(self._too_small),
         )
 
     def _mask(self, sample: Sample, placement: Placement) -> np.ndarray:
@@ -225,7 +229,10 @@ class LabelledStream:
             return np.zeros((self.geometry.height, self.geometry.width), dtype=bool)
         if (lost := cropped_fraction(truth, placement)) > 0:
             self._cropped.append((sample.source, lost))
-        return fit_mask(truth, placement)
+        fitted = fit_mask(truth, placement)
+        if lost < 1 and truth.any() and not fitted.any():
+            self._too_small.append(sample.source)
+        return fitted
 
 
 def load_test_images(

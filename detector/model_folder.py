@@ -54,6 +54,18 @@ def find_model(path: str | PathLike[str]) -> Path:
     return found[0]
 
 
+def models_root(out: str | PathLike[str]) -> Path:
+    """A folder below which models are to be made. Raises ConfigError where it is a model itself."""
+    out = Path(out)
+    if (out / MODEL).is_file():
+        raise ConfigError(
+            "--out is a model itself, and a model is made in a folder below --out",
+            path=out,
+            hint=f"pass --out {out.parent}, or another folder",
+        )
+    return out
+
+
 def read_record_bytes(folder: Path) -> bytes:
     """The bytes of `model.json`. Raises ModelError: missing, not a plain file, too large."""
     try:

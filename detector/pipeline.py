@@ -16,6 +16,7 @@ from detector.fit_folder import Identity, clear_folder, take_folder
 from detector.fit_steps import calibration_of, fit_detector, make_detector, train_network
 from detector.min_area import ANY_AREA, MinArea
 from detector.model import Model, load_model, save_model
+from detector.model_folder import models_root
 from detector.model_record import read_record
 from detector.normal_list import FittedNormal
 from detector.processes import ALONE, Processes
@@ -117,7 +118,7 @@ def fit_model(
     with contextlib.ExitStack() as stack:
         negative_set = stack.enter_context(NegativeSet.open(set_folder, check="files"))
         manifest = negative_set.manifest
-        folder = category_folder(out, manifest.category, path=set_folder)
+        folder = category_folder(models_root(out), manifest.category, path=set_folder)
         identity = (config, negative_set.digest, network.digest)
         _need_same_work(identity, negative_set.n_normals, processes)
         finished = None

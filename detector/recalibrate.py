@@ -13,6 +13,7 @@ from detector.calibration import OTHERS, Calibration
 from detector.derived_model import need_room, save_derived
 from detector.image_stream import ImageStream
 from detector.model import Model, load_model
+from detector.model_folder import models_root
 from detector.scoring import score_stream
 from detector.threshold import Threshold
 from manifests.confine import category_folder
@@ -88,7 +89,7 @@ def recalibrate_model(
     model = load_model(model_folder, device=device)
     rate = model.config.false_alarm_rate if rate is None else rate
     config = replace(model.config, false_alarm_rate=rate)
-    folder = category_folder(out, model.category, path=model_folder)
+    folder = category_folder(models_root(out), model.category, path=model_folder)
     need_room(folder, Path(model_folder), overwrite=overwrite)
     stream = ImageStream(
         list_images(paths),

@@ -72,13 +72,18 @@ def measure(category: str, model: Model, evaluation: Evaluation) -> EvalResult:
         count = len(evaluation.excluded)
         them = "it" if count == 1 else "them"
         notes.append(f"{counted(count, 'test image')} left out: the model has seen {them}")
-    if evaluation.without_mask:
-        shown = ", ".join(evaluation.without_mask[:4])
-        more = len(evaluation.without_mask) - 4
-        notes.append(
-            f"{len(evaluation.without_mask)} defective images have no mask or an empty one and "
-            f"count for image metrics only: {shown}" + (f" and {more} more" if more > 0 else "")
-        )
+    cut = {source for source, fraction in evaluation.cropped if fraction == 1}
+    for sources, have in (
+        (set(evaluation.without_mask) - set(evaluation.too_small) - cut, "no mask or an empty one"),
+        (evaluation.too_small, "defects too small for the canvas (--image-size)"),
+    ):
+        if sources:
+            shown = ", ".join(sorted(sources)[:4])
+            more = len(sources) - 4
+            notes.append(
+                f"{counted(len(sources), 'defective image')} with {have}, for image metrics only: "
+                f"{shown}" + (f" and {more} more" if more > 0 else "")
+            )
     if evaluation.cropped:
         worst = max(evaluation.cropped, key=lambda item: item[1])
         notes.append(

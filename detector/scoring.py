@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from detector.model_record import read_record
 from detector.score_ahead import score_ahead
 from detector.scored_image import ScoredImage, judge
 from detector.threshold import relative_to
-from manifests.errors import CutswapError, OutputError
+from manifests.errors import ConfigError, CutswapError, OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, list_images, restore_map, write_png
 
 
@@ -218,10 +219,13 @@ def score_each(
     Raises:
         BadImages: images that cannot be used, after what was good before the first of them, unless
             `skip_bad`.
+        ConfigError: a picture would replace one of the images, or another picture.
     """
     files = list_images(paths)
+    names = _output_names(files, paths)
+    _check_pictures(scorer, files, names)
     stream = scorer.stream(files, readers=readers, max_pixels=max_pixels, skip_bad=skip_bad)
-    for batch in scorer.score(stream, _output_names(files, paths)):
+    for batch in scorer.score(stream, names):
         yield from (row for _, row in batch)
         if progress is not None:
             progress(batch[-1][0] + 1, len(files))
@@ -244,6 +248,29 @@ def score_stream(
             [loaded.placement.canvas_box for loaded in batch],
         ),
     )
+
+
+def _check_pictures(scorer: Scorer, files: Sequence[Path], names: Mapping[Path, Path]) -> None:
+    folders = {
+        option: folder
+        for option, folder in (("--heatmaps", scorer.heatmaps), ("--masks", scorer.masks))
+        if folder is not None
+    }
+    if len({os.path.realpath(folder) for folder in folders.values()}) < len(folders):
+        raise ConfigError(
+            "--heatmaps and --masks name the same folder",
+            path=scorer.masks,
+            hint="name another one for the masks",
+        )
+    images = {os.path.realpath(file): file for file in files}
+    for option, folder in folders.items():
+        for name in names.values():
+            if (image := images.get(os.path.realpath(folder / name))) is not None:
+                raise ConfigError(
+                    f"{option} would replace this image by a picture of it",
+                    path=image,
+                    hint="name a folder without images",
+                )
 
 
 def _output_names(files: Sequence[Path], paths: Sequence[str | PathLike[str]]) -> dict[Path, Path]:

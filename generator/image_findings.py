@@ -35,11 +35,17 @@ def image_findings(looks: Sequence[Look], *, false_alarm_rate: float) -> Iterato
 def _unusable(looks: Sequence[Look]) -> Iterator[Finding]:
     errors = [(look.sample, look.image) for look in looks if isinstance(look.image, CutswapError)]
     for kind, noun in (("not-an-image", "that is no image"), ("unreadable", "cannot be read")):
-        rows: list[Row] = [
-            (str(error), {"source": sample.source, **error.to_json()})
+        found = [
+            (sample, error)
             for sample, error in errors
             if error.what.startswith(_NO_IMAGE) == (kind == "not-an-image")
         ]
+        rows: list[Row] = [
+            (str(error), {"source": sample.source, **error.to_json()}) for sample, error in found
+        ]
+        # Only training images are read by a build.
+        stops = {"train": "a build", "test": "an evaluation"}
+        stopped = " and ".join(stops[split] for split in sorted({s.split for s, _ in found})[::-1])
         if rows:
             reasons = Counter(str(fields["what"]) for _, fields in rows).most_common()
             told = ", ".join(f"{count} {what}" for what, count in reasons)
@@ -51,7 +57,8 @@ def _unusable(looks: Sequence[Look]) -> Iterator[Finding]:
                 kind,
                 True,
                 f"{title} ({told})",
-                "a build stops at them: repair or remove them, or pass --skip-bad",
+                f"{stopped} {'stop' if ' and ' in stopped else 'stops'} at them: repair or remove "
+                "them, or pass --skip-bad",
                 tuple(rows),
             )
 

@@ -51,6 +51,7 @@ class Category:
         licence, attribution: known for public data sets, else "".
         notes: what its reader has to say of it, in words.
         left_out: sources of images that belong to it and are neither trained nor tested on.
+        is_drawn: whether the training images were drawn by seed among the good ones.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Category:
     attribution: str
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    is_drawn: bool = False
 
     @property
     def train(self) -> tuple[Sample, ...]:

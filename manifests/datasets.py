@@ -10,7 +10,7 @@ from manifests.categories import Category, Sample, slugify
 from manifests.dataset_formats import FORMATS, Split
 from manifests.errors import ConfigError, DataError
 from manifests.images import list_images
-from manifests.layouts.base import category_name
+from manifests.layouts.base import GOOD_NAMES, category_name, masks_beside
 
 __all__ = ["FORMATS", "Category", "Sample", "open_data", "slugify"]
 
@@ -30,6 +30,16 @@ _TELLING = {
     "anomalous",
     "ng",
     "nok",
+    "ko",
+    "abnormal",
+    "fail",
+    "failed",
+    "faulty",
+    "broken",
+    "reject",
+    "rejects",
+    "rejected",
+    "scrap",
 }
 
 
@@ -154,24 +164,31 @@ def _check_unlabelled(root: Path, images: Sequence[Path]) -> None:
     """Refuse to guess that every image is good where names suggest that some are not."""
     sources = [image.relative_to(root) for image in images]
     folders = [tuple(part.lower() for part in source.parts[:-1]) for source in sources]
-    is_good = ["good" in parts for parts in folders]
+    good_names = [
+        next((part for part in source.parts[:-1] if part.lower() in GOOD_NAMES), None)
+        for source in sources
+    ]
+    good_name = next(filter(None, good_names), None)
+    masked = masks_beside(source.with_suffix("").as_posix() for source in sources)
     seen: dict[Path, Path] = {}
-    for source, parts, good in zip(sources, folders, is_good, strict=True):
+    for source, parts, own_name in zip(sources, folders, good_names, strict=True):
         stem = source.with_suffix("")
         reason = None
         if any(part in _TELLING or (part.startswith("mt_") and "imgs" in parts) for part in parts):
             reason = "looks like a test image, a defect or a mask"
-        elif not good and any(is_good):
-            reason = "lies outside the folder 'good' that others lie in"
+        elif good_name is not None and own_name is None:
+            reason = f"lies outside the folder {good_name!r} that others lie in"
         elif stem in seen:
             reason = f"has the name of {seen[stem].name} and may be its mask"
+        elif stem.as_posix() in masked:
+            reason = f"may be the mask of {masked[stem.as_posix()]}"
         if reason is not None:
             raise DataError(
                 f"ambiguous: {source.as_posix()} {reason}",
                 path=root,
                 expected=_layouts(),
-                hint="pass the data set's own folder, or --format folder to take every image as "
-                "good",
+                hint="pass the data set's own folder, call the folder of good images 'good', or "
+                "pass --format folder to take every image as good",
             )
         seen[stem] = source
 

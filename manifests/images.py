@@ -103,7 +103,7 @@ def decode_image(
 def read_mask(
     path: _PathLike, *, binarise_at: int, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> np.ndarray:
-    """Read a defect mask: True where the grey value, or the first channel, is `>= binarise_at`.
+    """Read a defect mask: True where the grey value, or any of three colours, is `>= binarise_at`.
 
     16-bit values are divided by 256 and rounded up, so that a small label stays a label.
 
@@ -132,7 +132,7 @@ def read_mask(
 def binarised(values: np.ndarray, binarise_at: int) -> np.ndarray:
     """`read_mask` on values already decoded: (H,W) uint8 or uint16, or (H,W,3) uint8."""
     if values.ndim == 3:
-        values = values[:, :, 0]
+        values = values.max(axis=2)
     if values.dtype != np.uint8:
         # ceil(value / 256) >= binarise_at, without leaving 16 bits.
         return values > (binarise_at - 1) * 256

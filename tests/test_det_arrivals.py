@@ -166,13 +166,26 @@ def test_only_images_of_the_folder_itself_count(arrivals, inbox, clock):
     (inbox / "folder.png").mkdir()
     put(inbox / "folder.png" / "inside.png")
     os.mkfifo(inbox / "pipe.png")
-    os.symlink(inbox / "nowhere", inbox / "broken.png")
     put(inbox / "elsewhere")
     os.symlink(inbox / "elsewhere", inbox / "link.png")
     (inbox / os.fsdecode(b"odd\xff.jpg")).write_text("x")
     assert sorted(taken(arrivals, clock, 2)) == ["a.PNG", "link.png", "odd\udcff.jpg"]
     os.rename(inbox / "a.png.part", inbox / "b.png")
     assert taken(arrivals, clock, 2) == ["b.png"]
+
+
+def test_a_link_that_leads_nowhere_is_given_up_once_and_taken_when_it_leads_somewhere(
+    arrivals, inbox, clock
+):
+    os.symlink(inbox / "later", inbox / "link.png")
+    broken = take_one(arrivals, clock, 2)
+    assert not arrivals.failed(broken)  # whoever makes its target may be slow
+    broken = take_one(arrivals, clock, 11)
+    assert arrivals.failed(broken) and taken(arrivals, clock, 30) == []
+    put(inbox / "later")
+    whole = take_one(arrivals, clock, 2)
+    os.unlink(inbox / "later")  # a share that is unmounted: what was read is judged, and stays so
+    assert arrivals.judged(whole) and taken(arrivals, clock, 30) == []
 
 
 def test_the_oldest_come_first_and_so_many_at_a_time(arrivals, inbox, clock):

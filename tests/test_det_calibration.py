@@ -141,6 +141,10 @@ def test_a_model_is_not_recalibrated_onto_itself(
         "recalibrate", model, good, "--out", tmp_path / "m", "--overwrite", exit_code=1
     )
     assert "is the model itself" in result.output
+    files = sorted(model.rglob("*"))
+    for command in (("recalibrate", model, good), ("fit", built, "--updates", 0)):
+        result = invoke_det(*command, "--out", model, "--overwrite", exit_code=2)
+        assert "--out is a model itself" in result.output and sorted(model.rglob("*")) == files
     invoke_det("recalibrate", model, good, "--out", tmp_path / "n", "--quiet")
     result = invoke_det(
         "fit", built, "--out", tmp_path / "n", "--updates", 0, "--coreset", 0.05, exit_code=1

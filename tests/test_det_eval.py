@@ -100,6 +100,37 @@ def test_eval_counts_an_empty_mask_for_the_image_only(fitted, sample_data, categ
     assert "dent" in result.stderr
 
 
+def test_eval_says_which_defects_are_too_small(fitted, sample_data, category_name, tmp_path):
+    data = tmp_path / "data" / category_name
+    shutil.copytree(sample_data / category_name, data)
+    mask = next((data / "ground_truth" / "dent").iterdir())
+    speck = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) * 0
+    speck[:1, :1] = 255  # a canvas pixel's centre lies elsewhere
+    cv2.imwrite(str(mask), speck)
+    result = invoke_det("eval", fitted, data, "--out", tmp_path / "r", "--quiet", "--json")
+    (record,) = json.loads(result.stdout)
+    assert record["counts"]["without_mask"] == 1
+    assert "1 defective image with defects too small for the canvas" in result.stderr
+    assert "no mask or an empty one" not in result.stderr
+
+
+def test_good_images_that_a_model_has_not_seen_are_tested_on_whatever_the_draw(
+    sample_data, category_name, tmp_path
+):
+    part = tmp_path / "part"
+    shutil.copytree(sample_data / category_name / "train" / "good", part / "good")
+    shutil.copytree(sample_data / category_name / "test" / "dent", part / "dent")
+    total = len(list((part / "good").iterdir()))
+    for seed in (1, 2):
+        options = ("--image-size", "64x48", "--policies", "cutpaste", "--quiet")
+        shards, models = tmp_path / f"s{seed}", tmp_path / f"m{seed}"
+        invoke_gen("build", part, "--out", shards, "--seed", seed, *options, "--jobs", 1)
+        invoke_det("fit", shards, "--out", models, "--updates", 0, "--coreset", 0.2, "--quiet")
+        result = invoke_det("eval", models, part, "--out", tmp_path / "r", "--json", "--quiet")
+        (record,) = json.loads(result.stdout)
+        assert record["counts"]["good"] == total - max(1, total * 4 // 5)
+
+
 def test_eval_without_test_images_or_data(fitted, sample_data, category_name, tmp_path):
     good = sample_data / category_name / "train" / "good"
     result = invoke_det("eval", fitted, good, "--out", tmp_path / "r", exit_code=1)

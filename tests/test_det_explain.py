@@ -193,6 +193,9 @@ def test_a_renamed_file_is_found_and_another_image_is_refused(
     assert len(result.output.strip().splitlines()) == 1 and not picture.exists()
     result = invoke_det("explain", fitted, scratched, "-o", tmp_path / "why.jpg", exit_code=2)
     assert "the picture is a PNG" in result.output
+    before = scratched.read_bytes()
+    result = invoke_det("explain", fitted, scratched, "-o", scratched, exit_code=2)
+    assert "-o would replace the image" in result.output and scratched.read_bytes() == before
 
 
 def test_a_set_of_other_images_is_refused(fitted, sample_data, category_name, scratched, tmp_path):

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from detector.export import search_graph
+from detector.export.agreement import _picture
 from detector.export.canvas_graph import MapGraph, shown_cells, shown_pixels
 from detector.export.search_graph import SearchGraph
 from detector.features import valid_cells
 from detector.memory_bank import MemoryBank
 from detector.score_map import score_map
 from manifests.geometry import Geometry, place
+from manifests.images import fit_image
+from manifests.roi import Roi
 
 
 def bank_of(features: torch.Tensor) -> MemoryBank:
@@ -40,6 +43,16 @@ def test_the_search_finds_what_all_distances_find(entries, small_blocks):
     every = (patches[:, None].double() - features[None].double()).square().sum(2).sqrt()
     assert torch.equal(row, every.argmin(1))
     torch.testing.assert_close(distance.double(), every.amin(1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_picture_that_stands_for_a_photo_fits_any_region():
+    for height, width in ((300, 450), (450, 300), (20, 7000), (9, 8), (9000, 3001)):
+        mask = np.ones((96, 96), dtype=bool)
+        mask[:40] = False
+        roi = Roi.of_mask(mask, source_height=height, source_width=width)
+        for fit in ("stretch", "crop"):
+            canvas, _ = fit_image(_picture(roi), Geometry(96, 96, fit, roi))
+            assert canvas.std() > 1
 
 
 def test_by_hand():

@@ -57,6 +57,27 @@ def test_heatmaps_and_masks_are_in_original_pixels(fitted, sample_data, category
         assert set(np.unique(mask)) <= {0, 255}
 
 
+@pytest.mark.parametrize("option", ["--heatmaps", "--masks"])
+@pytest.mark.parametrize("below", ["", "good"])
+def test_a_picture_never_replaces_an_image(
+    fitted, sample_data, category_name, tmp_path, option, below
+):
+    shutil.copytree(sample_data / category_name / "test" / "good", tmp_path / "in" / "good")
+    files = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*.png")}
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    result = invoke_det(
+        "score", fitted / category_name, tmp_path / "in" / below, option, tmp_path / "link" / below,
+        exit_code=2,
+    )  # fmt: skip
+    assert f"{option} would replace this image" in result.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "in").rglob("*.png")} == files
+    result = invoke_det(
+        "score", fitted / category_name, tmp_path / "in", "--heatmaps", tmp_path / "out",
+        "--masks", tmp_path / "out" / "..", "--masks", tmp_path / "out", exit_code=2,
+    )  # fmt: skip
+    assert "name the same folder" in result.stderr and not (tmp_path / "out").exists()
+
+
 def test_images_of_one_name_do_not_overwrite_each_other(
     fitted, category_name, sample_data, tmp_path
 ):

@@ -182,6 +182,8 @@ def test_files_that_are_no_images_and_hostile_ones(tmp_path: Path) -> None:
     assert findings["not-an-image"].title.startswith("3 files are no image (1 ")
     assert "1 a Git LFS pointer instead of the image" in findings["not-an-image"].title
     assert findings["unreadable"].title.startswith("4 images cannot be read (")
+    assert findings["not-an-image"].advice.startswith("a build stops at them: ")
+    assert findings["unreadable"].advice.startswith("a build and an evaluation stop at them: ")
     sources = [fields["source"] for _, fields in findings["unreadable"].rows]
     assert sources == [f"train/good/{n}.png" for n in "def"] + ["test/good/tiny.png"]
     assert all(one.spoils for one in findings.values())

@@ -109,6 +109,30 @@ def test_half_copied_categories(tmp_path: Path) -> None:
         open_data(tmp_path / "empty")
 
 
+def test_images_that_belong_nowhere_are_told_of(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "gear")
+    assert one(root).notes == () and one(root).left_out == ()
+    odd = (
+        "train/1.png",
+        "train/bad/1.png",
+        "ground_truth/scratch/999_mask.png",
+        "validation/1.png",
+    )
+    found = one(tree(root, *odd))
+    assert sorted(found.left_out) == sorted(odd)
+    (note,) = found.notes
+    assert note.startswith("4 images lie where this layout has none, and left out: ")
+    root = tree(tmp_path / "btad", "train/ok/1.bmp", "test/ok/1.bmp", "train/ko/1.png")
+    assert one(root).left_out == ("train/ko/1.png",)
+
+
+def test_a_folder_of_masks_is_found_in_any_case(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "gear")
+    (root / "ground_truth/scratch").rename(root / "ground_truth/Scratch")
+    (root / "ground_truth").rename(root / "Ground_Truth")
+    assert [s.mask.name for s in one(root).test if s.label] == ["000_mask.png", "001_mask.png"]
+
+
 def test_mvtec_ad_is_recognised_by_name_and_defects(tmp_path: Path) -> None:
     real = one(mvtec(tmp_path / "a" / "metal_nut", "scratch"))
     assert real.licence == "CC BY-NC-SA 4.0" and "Bergmann" in real.attribution

@@ -71,6 +71,24 @@ def test_what_is_wrong_with_it(tmp_path: Path) -> None:
         open_data(tree(tmp_path / "d", "dent/a.png"))
 
 
+def test_names_that_differ_in_case_are_one(tmp_path: Path) -> None:
+    root = labelled(tmp_path / "gear", "Masks/Dent/a.png", "Masks/Dent/b.png")
+    assert {s.mask for s in one(root).test if s.defect == "dent"} == {
+        root / "Masks/Dent/a.png", root / "Masks/Dent/b.png"
+    }  # fmt: skip
+
+
+def test_masks_and_images_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dent/a_mask: looks like the mask of dent/a, and lies"):
+        open_data(labelled(tmp_path / "a", "dent/a_mask.png"))
+    with pytest.raises(DataError, match=r"masks/dent/a\.png: has the name of a\.bmp"):
+        open_data(
+            labelled(tmp_path / "b", *(f"masks/dent/{n}" for n in ("a.png", "a.bmp", "b.png")))
+        )
+    with pytest.raises(DataError, match=r"dent/a\.png: has the mask of a\.jpg, a\.bmp"):
+        open_data(labelled(tmp_path / "c", "dent/a.png", "masks/dent/a.bmp", "masks/dent/b.png"))
+
+
 def test_what_is_not_taken_for_it(tmp_path: Path) -> None:
     assert one(tree(tmp_path / "only", "good/1.png", "notes/plan.txt")).format == "folder"
     assert one(tree(mvtec(tmp_path / "part"), "ground_truth/good/0.png")).format == "mvtec"
@@ -129,6 +147,16 @@ def test_a_list_as_spreadsheets_write_it(tmp_path: Path) -> None:
     text = path.read_text().replace("\n", "\r\n").replace("day 1/b.png", '"day 1\\b.png"')
     path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b",,,,\r\n\r\n")
     check_rows(path)
+
+
+def test_a_list_that_says_its_separator_and_numbers_with_a_point(tmp_path: Path) -> None:
+    tree(tmp_path, "a.png", "b.png")
+    path = tmp_path / "parts.csv"
+    path.write_text("sep=;\r\npath;split;label\r\na.png;train;0.0\r\nb.png;test;1.0\r\n")
+    assert [sample.defect for sample in one(path).samples] == ["good", "defective"]
+    path.write_text("sep=;\npath;split;label\na.png;train;0\nb.png;never;1\n")
+    with pytest.raises(DataError, match="line 4 has no known split"):
+        open_data(path)
 
 
 def test_a_list_needs_no_masks(tmp_path: Path) -> None:

@@ -502,6 +502,8 @@ def test_mask_of_other_kinds(tmp_path: Path) -> None:
     kinds = {
         "bilevel": encoded(Image.fromarray(mask), "PNG"),
         "colour": encoded(colour, "PNG"),
+        "blue": encoded(np.ascontiguousarray(colour[..., ::-1]), "PNG"),
+        "green": encoded(np.roll(colour, 1, axis=2), "PNG"),
         "alpha": encoded(np.dstack([colour, np.full((20, 32), 9, np.uint8)]), "PNG"),
         "palette": encoded(palette, "PNG"),
         "deep": encoded(np.where(mask, 65535, 0).astype(np.uint16), "PNG"),

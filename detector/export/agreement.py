@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from detector.export.canvas_graph import takes_box
 from detector.model import Model
 from manifests.errors import OutputError
 from manifests.images import DEFAULT_MAX_PIXELS, fit_image, read_image
+from manifests.roi import Roi
 
 TOLERANCE = 1e-3
 """Of an image's score, and of a map's largest value."""
 
-# Sides of the picture that stands for a photo: neither square nor the canvas's shape.
+# Sides of the picture that stands for a photo: neither square nor the canvas's shape. With a region
+# of interest, it has the shape that the region was drawn for.
 _PICTURE = (150, 210)
+_MOST_PIXELS = 4_000_000
 _COARSE = 12
 
 Run = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
@@ -58,7 +62,11 @@ def check_agreement(
     """
     worst_score = worst_map = 0.0
     for photo in photos or (None,):
-        picture = _picture() if photo is None else read_image(photo, max_pixels=DEFAULT_MAX_PIXELS)
+        picture = (
+            _picture(model.geometry.roi)
+            if photo is None
+            else read_image(photo, max_pixels=DEFAULT_MAX_PIXELS)
+        )
         canvas, placement = fit_image(picture, model.geometry)
         # Of a batch, all images but the first are others, so that none could answer for another.
         canvases = np.stack([np.roll(canvas, 8 * i, axis=1) for i in range(batch)])
@@ -92,12 +100,14 @@ def _difference(found: np.ndarray, wanted: np.ndarray, of: np.ndarray) -> float:
     return float((away / np.maximum(np.abs(of), np.finfo(np.float32).tiny)).max(initial=0.0))
 
 
-def _picture() -> np.ndarray:
+def _picture(roi: Roi | None) -> np.ndarray:
     """(H, W, 3) uint8: blots of colour with some noise, so that no two cells are alike."""
     import cv2
 
     rng = np.random.default_rng(0)
-    height, width = _PICTURE
+    height, width = _PICTURE if roi is None else (roi.source_height, roi.source_width)
+    shrink = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
+    height, width = round(height * shrink), round(width * shrink)
     blots = rng.integers(0, 256, (_COARSE, _COARSE, 3), dtype=np.uint8)
     smooth = cv2.resize(blots, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
     noise = rng.integers(-12, 13, smooth.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,6 +15,10 @@ from manifests.errors import DataError
 from manifests.images import list_images
 
 LIST_SUFFIXES = (".csv", ".parquet")
+GOOD_NAMES = ("good", "normal", "ok")
+"""What people call good images, in lower case."""
+MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label")
+"""Ends of the names of masks that lie beside their images, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,53 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
-    """Files by their path in `folder` without suffix."""
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    """Files by their path in `folder` without suffix. Raises DataError for two of one name."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise DataError(
+                f"has the name of {found[stem].name}",
+                path=path,
+                expected="files that differ in more than their suffix",
+                hint="keep one of the two, or rename it",
+            )
+        found[stem] = path
+    return found
+
+
+def masks_beside(stems: Iterable[str]) -> dict[str, str]:
+    """Of names without suffix, those that look like a mask of another one, with that one."""
+    named = {stem.lower(): stem for stem in stems}
+    return {
+        stem: named[lower.removesuffix(ending)]
+        for lower, stem in named.items()
+        for ending in MASK_ENDINGS
+        if lower.endswith(ending) and lower.removesuffix(ending) in named
+    }
+
+
+def folder_like(parent: Path, name: str) -> Path:
+    """The folder of that name in any case; of several, the one that is spelt so."""
+    if (parent / name).is_dir() or not parent.is_dir():
+        return parent / name
+    alike = [one for one in subfolders(parent) if one.name.lower() == name.lower()]
+    return alike[0] if alike else parent / name
+
+
+def with_leftovers(category: Category) -> Category:
+    """With a note on the images below its root that are none of its samples or masks."""
+    used: set[Path | None] = {sample.path for sample in category.samples}
+    used |= {sample.mask for sample in category.samples}
+    left = [path for path in images_in(category.root) if path not in used]
+    if not left:
+        return category
+    names = [
+        os.fsencode(path.relative_to(category.root)).decode("utf-8", "replace") for path in left
+    ]
+    lie = "image lies" if len(left) == 1 else "images lie"
+    note = f"{len(left)} {lie} where this layout has none, and left out: {first_names(names)}"
+    return replace(category, notes=(*category.notes, note), left_out=(*category.left_out, *names))
 
 
 def masks_in(folder: Path, suffixes: Sequence[str] | None = None) -> dict[str, Path] | None:
@@ -105,8 +154,18 @@ def defective_samples(
         masks: None where this kind has none.
 
     Raises:
-        DataError: some of them have a mask and others do not.
+        DataError: some of them have a mask and others do not, or two have the same, or an image
+            looks like the mask of another.
     """
+    stems = [path.relative_to(root).with_suffix("").as_posix() for path in images]
+    if beside := masks_beside(stems):
+        stem, image = next(iter(beside.items()))
+        raise DataError(
+            f"looks like the mask of {image}, and lies among the images",
+            path=root / stem,
+            expected="masks in a folder of their own",
+            hint="move the masks away, see docs/data.md",
+        )
     if masks is None:
         return [make_sample(root, path, defect, "test") for path in images]
     missing = [path for path, name in zip(images, wanted, strict=True) if name not in masks]
@@ -118,6 +177,15 @@ def defective_samples(
             expected=f"a mask for {named}",
             hint="add the masks, or take all masks of this defect away to score images only",
         )
+    by_mask: dict[str, Path] = {}
+    for path, name in zip(images, wanted, strict=True):
+        if (other := by_mask.setdefault(name, path)) is not path:
+            raise DataError(
+                f"has the mask of {other.name}, {masks[name].name}",
+                path=path,
+                expected="images that differ in more than their suffix",
+                hint="keep one of the two, or rename it and its mask",
+            )
     return [
         make_sample(root, path, defect, "test", masks[name])
         for path, name in zip(images, wanted, strict=True)

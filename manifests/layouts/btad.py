@@ -13,12 +13,14 @@ from manifests.layouts.base import (
     category_name,
     check_trained,
     defective_samples,
+    folder_like,
     found_in,
     images_in,
     make_sample,
     masks_in,
     ordered,
     subfolders,
+    with_leftovers,
 )
 
 
@@ -49,7 +51,7 @@ def read_btad(root: Path, split: Split) -> Category:
         if folder.name == "ok":
             samples += [make_sample(root, path, "good", "test") for path in images]
         elif folder.name == "ko":
-            masks = masks_in(root / "ground_truth" / "ko")
+            masks = masks_in(folder_like(root, "ground_truth") / "ko")
             wanted = [path.relative_to(folder).with_suffix("").as_posix() for path in images]
             samples += defective_samples(root, images, wanted, masks, "ko")
         else:
@@ -61,15 +63,17 @@ def read_btad(root: Path, split: Split) -> Category:
             )
     name = category_name(root)
     licence, attribution = BTAD_TERMS if _is_original(root, name) else ("", "")
-    return Category(
-        name=name,
-        root=root,
-        format="btad",
-        samples=ordered(samples),
-        mask_binarise_at=1,
-        split_rule="folders: train/ok for training, test/ok and test/ko for testing",
-        licence=licence,
-        attribution=attribution,
+    return with_leftovers(
+        Category(
+            name=name,
+            root=root,
+            format="btad",
+            samples=ordered(samples),
+            mask_binarise_at=1,
+            split_rule="folders: train/ok for training, test/ok and test/ko for testing",
+            licence=licence,
+            attribution=attribution,
+        )
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from manifests.categories import Category, Sample
 from manifests.errors import DataError
 from manifests.layouts.base import (
+    GOOD_NAMES,
     LIST_SUFFIXES,
     Split,
     category_name,
@@ -17,8 +18,9 @@ from manifests.layouts.base import (
 )
 from manifests.layouts.table import Row, read_table
 
-_GOOD = ("0", "good", "normal", "ok")
-_DEFECTIVE = "1"
+# Numbers as pandas writes them where a column had a gap.
+_GOOD = ("0", "0.0", *GOOD_NAMES)
+_DEFECTIVE = ("1", "1.0")
 
 
 def find_list(path: Path) -> list[Path]:
@@ -70,7 +72,7 @@ def _sample(row: Row, path: Path) -> Sample:
             expected="a label: good or the kind of defect" if not label else "train or test",
             got=repr(row["label" if not label else "split"]),
         )
-    defect = "good" if label in _GOOD else "defective" if label == _DEFECTIVE else row["label"]
+    defect = "good" if label in _GOOD else "defective" if label in _DEFECTIVE else row["label"]
     if defect != "good" and part == "train":
         raise DataError(
             f"line {row.line}: a defective image for training",

@@ -13,12 +13,14 @@ from manifests.layouts.base import (
     category_name,
     check_trained,
     defective_samples,
+    folder_like,
     found_in,
     images_in,
     make_sample,
     masks_in,
     ordered,
     subfolders,
+    with_leftovers,
 )
 from manifests.terminal import counted
 
@@ -65,22 +67,24 @@ def read_mvtec(root: Path, split: Split) -> Category:
         if folder.name.lower() == "good":
             samples += [make_sample(root, path, "good", "test") for path in images]
             continue
-        masks = masks_in(root / "ground_truth" / folder.name)
+        masks = masks_in(folder_like(folder_like(root, "ground_truth"), folder.name))
         wanted = [path.relative_to(folder).with_suffix("").as_posix() for path in images]
         # VisA as its authors convert it calls a mask like its image.
         if not (is_visa(name, defects) and masks and masks.keys() >= set(wanted)):
             wanted = [f"{stem}_mask" for stem in wanted]
         samples += defective_samples(root, images, wanted, masks, folder.name)
     licence, attribution = known_terms(name, defects)
-    return Category(
-        name=name,
-        root=root,
-        format="mvtec",
-        samples=ordered(samples),
-        mask_binarise_at=1,
-        split_rule="folders: train/good for training, test/* for testing",
-        licence=licence,
-        attribution=attribution,
+    return with_leftovers(
+        Category(
+            name=name,
+            root=root,
+            format="mvtec",
+            samples=ordered(samples),
+            mask_binarise_at=1,
+            split_rule="folders: train/good for training, test/* for testing",
+            licence=licence,
+            attribution=attribution,
+        )
     )
 
 

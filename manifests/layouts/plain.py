@@ -13,6 +13,7 @@ from manifests.layouts.base import (
     category_name,
     defective_samples,
     drawn_split,
+    folder_like,
     found_in,
     images_in,
     make_sample,
@@ -110,6 +111,7 @@ def read_labelled(root: Path, split: Split) -> Category:
         samples=ordered(samples),
         mask_binarise_at=1,
         split_rule=rule,
+        is_drawn=split.train_list is None,
         licence="",
         attribution="",
     )
@@ -130,7 +132,7 @@ def _mask_folder(root: Path) -> Path | None:
 
 def _of_kind(root: Path, kind: Path, mask_folder: Path | None) -> list[Sample]:
     images = images_in(kind)
-    masks = None if mask_folder is None else masks_in(mask_folder / kind.name)
+    masks = None if mask_folder is None else masks_in(folder_like(mask_folder, kind.name))
     stems = [path.relative_to(kind).with_suffix("").as_posix() for path in images]
     wanted = [stem if masks and stem in masks else f"{stem}_mask" for stem in stems]
     return defective_samples(root, images, wanted, masks, kind.name)

@@ -75,6 +75,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(
             "not a UTF-8 text file", path=path, hint="save the list as CSV in UTF-8"
         ) from None
+    told, _, rest = text.partition("\n")
+    is_told = told.strip().lower() in ("sep=,", "sep=;", "sep=")  # for Excel; the last for a tab
+    if is_told:
+        text = rest
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -82,7 +86,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for values in reader:
             has_rows = True
-            yield reader.line_num, values
+            yield reader.line_num + is_told, values
     except csv.Error as error:
         raise DataError(f"line {reader.line_num} is not CSV: {error}", path=path) from error
     if not has_rows:

@@ -65,6 +65,7 @@ def read_mtd(root: Path, split: Split) -> Category:
         samples=ordered(_with_parts(samples)),
         mask_binarise_at=128,
         split_rule=rule,
+        is_drawn=split.train_list is None,
         licence="not stated; citation requested",
         attribution=(
             "MTD: Huang, Qiu, Yuan, Surface defect saliency of magnetic tile, "
