@@ -203,7 +203,7 @@ def update_bank(
     own = detector.training_scores()
     assert detector.coverage is not None
     calibration, bounds = updated_calibration(
-        model, own, normals, known, make_progress(f"scores {model.category}", "images")
+        model, own, normals, known, old_bank, make_progress(f"scores {model.category}", "images")
     )
     image_threshold, pixel_threshold = calibration.thresholds(model.config.false_alarm_rate)
     changed = replace(

@@ -18,6 +18,7 @@ from detector.bank_update import update_bank
 from detector.detectors import PatchCore
 from detector.detectors.training_scores import leave_one_out
 from detector.hold_out import held_out
+from detector.memory_bank import MemoryBank
 from detector.model import Model, load_model, save_model
 from detector.threshold import fit_threshold
 from detector.verify_model import verify_model
@@ -27,6 +28,7 @@ from manifests.images import fit_image, read_image, write_png
 from manifests.negative_set import NegativeSet
 from reference import coreset as literal
 from reference.old_models import make_version_5
+from reference.patchcore import refilled
 
 COUNT = 16
 OPTIONS = ("--updates", 0, "--coreset", 0.05, "--quiet")
@@ -83,12 +85,28 @@ def canvases(folder: Path, model: Model) -> tuple[np.ndarray, list[str]]:
     return np.stack(images), [array_digest(image) for image in images]
 
 
-def scores_without_own(model: Model, images: np.ndarray, first: int) -> np.ndarray:
-    """(n, 2): image score and map's maximum of each, from the literal rule."""
+def scores_without_own(
+    model: Model, images: np.ndarray, first: int, *, before: Model | None = None
+) -> np.ndarray:
+    """(n, 2): image score and map's maximum of each, from the literal rule.
+
+    Holes are filled in the model's bank, or in that of `before`, of which it holds all entries.
+    """
+    looked = [model.detector.patches(image[None]) for image in images]
+    patches = [one[0].numpy() for one in looked]
+    bank = model.detector.bank
+    holed = bank if before is None else before.detector.bank
+    entries, owners = holed.features.numpy(), holed.image_index.numpy()
     found = []
-    for number, image in enumerate(images):
-        patches, valid, boxes = model.detector.patches(image[None])
-        scores = model.detector.score_features(patches, valid, boxes, exclude_image=first + number)
+    for number, (own, valid, boxes) in enumerate(looked):
+        kept, kept_owners = refilled(patches, entries, owners, number, first=first)
+        without = MemoryBank(
+            torch.cat([torch.from_numpy(kept), bank.features[len(holed) :]]),
+            torch.cat([torch.from_numpy(kept_owners).int(), bank.image_index[len(holed) :]]),
+        )
+        scores = model.detector.score_found(
+            own, without.nearest(own), valid, boxes, exclude_image=None, bank=without
+        )
         found.append((scores.image[0], scores.map.max()))
     return np.array(found)
 
@@ -226,7 +244,8 @@ def test_thresholds_are_exact_where_the_normals_are_given(halves, updated, tmp_p
     given = halves / "sets" / "one" if way == "--set" else halves / "one"
     exact, told = update(halves, tmp_path, way, given)
     bounds, _ = updated
-    old = scores_without_own(exact, canvases(halves / "one", exact)[0], 0)
+    before = model_of(halves, "one")
+    old = scores_without_own(exact, canvases(halves / "one", exact)[0], 0, before=before)
     new = scores_without_own(exact, canvases(halves / "two", exact)[0], 8)
     expected = np.sort(np.concatenate([old, new])[:, 0])
     assert np.allclose(exact.calibration.image, expected, rtol=1e-5)
@@ -251,7 +270,7 @@ def test_held_out_images_stay_the_ones_that_count(halves, tmp_path):
     assert (len(exact.calibration), exact.score_bounds) == (12, 0)
     images, digests = canvases(halves / "one", exact)
     counted = held_out(digests, 0.4, 0)
-    old = scores_without_own(exact, images, 0)[counted, 0]
+    old = scores_without_own(exact, images, 0, before=before)[counted, 0]
     new = scores_without_own(exact, canvases(halves / "two", exact)[0], 8)[:, 0]
     assert np.allclose(exact.calibration.image, np.sort(np.concatenate([old, new])), rtol=1e-5)
 
@@ -364,7 +383,7 @@ def test_what_looks_like_a_defect_is_refused_by_name(halves, tmp_path):
     assert "cutswap-det explain" in result.output and not (tmp_path / "u").exists()
     result = invoke_det(*command, "--allow-outliers")
     assert "scrap.png: looks like a defect, and was added" in result.stderr
-    assert "exceeded the threshold (scrap.png)" in result.stdout
+    assert "exceeded the threshold (scrap.png" in result.stdout
     assert load_model(tmp_path / "u" / "part").added_normals == 9
 
 

@@ -18,6 +18,7 @@ from detector.torchrun import torchrun_processes
 from detector.train import train_extractor
 from manifests.errors import ConfigError
 from reference import coreset as literal
+from reference.patchcore import refilled
 from reference.small_training import log_of, sampler_of
 from reference.torchrun import SCENARIO, run_without_agent
 from reference.two_processes import (
@@ -164,12 +165,21 @@ def test_the_bank_is_chosen_among_what_each_process_would_choose(found):
     assert np.allclose(features, whole.features[expected].numpy(), atol=1e-5)
     assert owners == whole.origins()[expected, 0].tolist()
     assert ranks[0]["cells"] == whole.origins()[expected, 1].tolist()
-    # Every image's scores, against that bank without its own patches.
+    # Every image's scores, against that bank without its own patches; the other images of its
+    # process fill the holes.
     detector.adopt_bank(MemoryBank(torch.tensor(features), torch.tensor(owners).int()))
+    patches = [whole.features[whole.rows(i)].numpy() for i in range(N_IMAGES)]
     for i in range(N_IMAGES):
-        scores = detector.score_features(
-            whole.features[whole.rows(i)], whole.valid[i : i + 1], whole.boxes[i : i + 1],
-            exclude_image=i,
+        half = N_IMAGES // 2
+        first, share = (0, patches[:half]) if i < half else (half, patches[half:])
+        without = refilled(
+            share, np.array(features, np.float32), np.array(owners), i - first, first=first
+        )
+        bank = MemoryBank(torch.from_numpy(without[0]), torch.from_numpy(without[1]).int())
+        own = whole.features[whole.rows(i)]
+        scores = detector.score_found(
+            own, bank.nearest(own), whole.valid[i : i + 1], whole.boxes[i : i + 1],
+            exclude_image=None, bank=bank,
         )  # fmt: skip
         mine = [ranks[0]["scores"][0][i], ranks[0]["scores"][1][i]]
         assert mine == pytest.approx([scores.image[0], scores.map.max()], abs=1e-5)

@@ -227,7 +227,7 @@ class PatchCore:
         self._source, self._first_image, self._blocks = training, first_image, blocks
 
     def training_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of the training images, each against the bank without its own patches.
+        """Scores of the training images, each against the bank as it would be without it.
 
         The features kept by `fit` are released, or computed a second time where none were kept; the
         scores are kept. `coverage` is known from then on.
@@ -238,8 +238,8 @@ class PatchCore:
         Raises:
             ModelError: fewer than two images, a bank from one image alone, or no `fit` before.
 
-        Source: ours. It stands for refitting without each image and costs one search; the bank is
-        the one chosen with all images present, which the tests compare with true refits.
+        Source: ours, see `leave_one_out`. It stands for refitting without each image and costs two
+        searches; the tests compare it with true refits.
         """
         if self._training_scores is not None:
             return self._training_scores
@@ -361,8 +361,9 @@ class PatchCore:
         boxes: np.ndarray,
         *,
         exclude_image: int | None,
+        bank: MemoryBank | None = None,
     ) -> Scores:
-        """Scores from what `MemoryBank.nearest` found."""
+        """Scores from what `MemoryBank.nearest` of a bank, by default its own, found."""
         distance, nearest = found
         is_valid = torch.from_numpy(valid).to(distance.device)
         grid = torch.zeros(valid.shape, device=distance.device)
@@ -373,7 +374,7 @@ class PatchCore:
             # Where each image's worst cell stands in the list of patches.
             row = is_valid.flatten().cumsum(0).view(len(valid), -1).gather(1, worst[:, None])
             row = row[:, 0] - 1
-            image = self.bank.reweight(
+            image = (self.bank if bank is None else bank).reweight(
                 patches[row], nearest[row], distance[row], exclude_image=exclude_image
             )
         maps = score_map(

@@ -79,6 +79,35 @@ def nearest(
     return best, index
 
 
+def refilled(
+    patches: list[np.ndarray], bank: np.ndarray, owner: np.ndarray, image: int, *, first: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bank and owners without an image's entries, its holes filled greedily by other images.
+
+    `patches` are (P, D) of each image, which the bank calls `first`, `first + 1` and so on. What is
+    added has the owner -1.
+    """
+    radius = _to_nearest(np.concatenate(patches), bank).max()
+    others = np.concatenate([one for i, one in enumerate(patches) if i != image])
+    keep = owner != first + image
+    bank, owner = bank[keep], owner[keep]
+    distances = _to_nearest(others, bank)
+    while distances.max() > radius:
+        added = others[distances.argmax()][None]
+        bank, owner = np.vstack([bank, added]), np.append(owner, -1)
+        distances = np.minimum(distances, _to_nearest(others, added))
+    return bank, owner
+
+
+def _to_nearest(patches: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """(P,) distances to the nearest entry, by differences."""
+    patches = patches.astype(np.float64)
+    distances = np.full(len(patches), np.inf)
+    for entry in bank:
+        distances = np.minimum(distances, np.sqrt(np.square(patches - entry).sum(1)))
+    return distances
+
+
 def reweighted(
     patch: np.ndarray,
     index: int,
