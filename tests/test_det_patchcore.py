@@ -145,6 +145,18 @@ def test_leaving_own_patches_out_equals_refitting_for_a_whole_bank():
         assert maxima[i] == pytest.approx(refit.map.max(), rel=1e-4)
 
 
+@pytest.mark.parametrize("ratio", [0.02, 0.05, 0.1])
+def test_unseen_images_of_the_same_part_score_as_the_training_images_do(ratio):
+    # Of what all images show the bank keeps one image's patches: without them, it seemed unique.
+    part = np.random.default_rng(5).integers(0, 256, (32, 48, 3))
+    noise = np.random.default_rng(1).normal(0, 6, (70, 32, 48, 3))
+    images = np.clip(part + noise, 0, 255).astype(np.uint8)
+    detector = fitted(images[:30], config=replace(CONFIG, coreset_ratio=ratio))
+    own, unseen = detector.training_scores()[0], detector.score(images[30:]).image
+    p_values = [(1 + (own >= score).sum()) / (1 + len(own)) for score in unseen]
+    assert 0.35 < np.median(p_values) < 0.65  # 0.68 to 0.87 before holes were filled
+
+
 @pytest.mark.slow
 def test_leaving_own_patches_out_stands_for_refits():
     # Images differ in strength, as real ones do, so that there is something to agree on.
