@@ -102,8 +102,8 @@ def evaluate(
     """Scores every test image that the model was not trained on, a batch in memory at a time.
 
     Left out are files that it has seen, and normals of its bank in other files. Where training
-    images were drawn by seed, all good ones that the model has not seen are test images, whichever
-    seed its set was built with.
+    images were drawn by another seed than those of its set, all good ones that it has not seen are
+    test images.
 
     The verdicts are those of `score`: regions are measured in original pixels.
 
@@ -150,6 +150,10 @@ def evaluate(
 
 
 def _drawn_as_for(model: Model, category: Category) -> Category:
+    """The category, where none of its good test images was seen; else with another split."""
+    good = [sample for sample in category.test if sample.label == 0]
+    if not any(_digest(sample) in model.training_files for sample in good):
+        return category
     samples = []
     for sample in category.samples:
         is_unseen = sample.split == "train" and _digest(sample) not in model.training_files
@@ -161,4 +165,4 @@ def _digest(sample: Sample) -> str:
     try:
         return file_digest(sample.path)
     except OSError:
-        return ""  # a test image then, whose reading says why
+        return ""  # no model has seen it
