@@ -79,7 +79,9 @@ def test_names_that_differ_in_case_are_one(tmp_path: Path) -> None:
 
 
 def test_masks_and_images_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dent/a_mask: looks like the mask of dent/a, and lies"):
+    with pytest.raises(
+        DataError, match=r"dent/a_mask\.png: looks like the mask of a\.jpg, and lies"
+    ):
         open_data(labelled(tmp_path / "a", "dent/a_mask.png"))
     with pytest.raises(DataError, match=r"masks/dent/a\.png: has the name of a\.bmp"):
         open_data(

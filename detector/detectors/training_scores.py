@@ -58,24 +58,25 @@ def leave_one_out(
     image = np.empty(n, dtype=np.float32)
     maxima = np.empty(n, dtype=np.float32)
     radius, total, rows = 0.0, 0.0, 0
-    searched: Searched | None = None
+    in_memory: tuple[TrainingFeatures, Searched, Sequence[torch.Tensor]] | None = None
     if isinstance(source, TrainingFeatures):
         searched = search(bank, source, first_image=first_image)
         if refills is None:
             refills = refills_of(bank, source, searched, first_image=first_image)
+        in_memory = source, searched, refills
     for i, (patches, valid, boxes) in enumerate(_each_image(detector, source)):
         own = first_image + i
-        added = patches[:0]
-        if searched is None or refills is None or not isinstance(source, TrainingFeatures):
+        if in_memory is None:
             found = bank.nearest(patches, exclude_image=own)
             covered = bank.nearest_own(patches, found[0], image=own)
+            added = patches[:0]
         else:
-            part = source.rows(i)
+            training, searched, filling = in_memory
+            part = training.rows(i)
             found = searched.distance[part], searched.index[part]
             covered = searched.covered[part]
-            added = source.features[refills[i]].to(patches.device)
-        scores = _scores(detector, patches, found, added, valid, boxes, own=own)
-        image[i], maxima[i] = scores
+            added = training.features[filling[i]].to(patches.device)
+        image[i], maxima[i] = _scores(detector, patches, found, added, valid, boxes, own=own)
         radius = max(radius, float(covered.max()))
         total, rows = total + float(covered.sum(dtype=torch.float64)), rows + len(covered)
     return image, maxima, Coverage(radius, total / rows, blocks, rows)
@@ -91,7 +92,7 @@ def _scores(
     *,
     own: int,
 ) -> tuple[np.float32, np.float32]:
-    bank, exclude = detector.bank, own
+    bank = detector.bank
     if len(added) and detector.config.reweight:
         # Company of the nearest entry counts, which may be one that was added.
         is_other = bank.image_index != own
@@ -103,7 +104,7 @@ def _scores(
         found = bank.nearest(patches)
     elif len(added):
         found = torch.minimum(found[0], _exact(patches, added).amin(1)), found[1]
-    scores = detector.score_found(patches, found, valid, boxes, exclude_image=exclude, bank=bank)
+    scores = detector.score_found(patches, found, valid, boxes, exclude_image=own, bank=bank)
     return scores.image[0], scores.map.max()
 
 

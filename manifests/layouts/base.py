@@ -157,12 +157,11 @@ def defective_samples(
         DataError: some of them have a mask and others do not, or two have the same, or an image
             looks like the mask of another.
     """
-    stems = [path.relative_to(root).with_suffix("").as_posix() for path in images]
-    if beside := masks_beside(stems):
-        stem, image = next(iter(beside.items()))
+    images_by_stem = {path.relative_to(root).with_suffix("").as_posix(): path for path in images}
+    for mask, image in masks_beside(images_by_stem).items():
         raise DataError(
-            f"looks like the mask of {image}, and lies among the images",
-            path=root / stem,
+            f"looks like the mask of {images_by_stem[image].name}, and lies among the images",
+            path=images_by_stem[mask],
             expected="masks in a folder of their own",
             hint="move the masks away, see docs/data.md",
         )
